@@ -1,0 +1,1 @@
+"""Figures and ensembles from stored predictions: pure functions."""

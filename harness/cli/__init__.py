@@ -1,0 +1,57 @@
+"""The command line: each command parses, calls, prints and sets the exit code. None of this imports torch."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from harness.cli import data
+from harness.errors import BrokenPluginError, HarnessError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="harness",
+    help="Benchmark pretrained backbones, training schedules and ensembles on your images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"harness {version('transfer-harness')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors, anywhere on the line.")] = False,  # noqa: ARG001
+) -> None:
+    """Take the options that stand before the command."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line. Exit codes: 0 done, 1 a run failed, 2 it could not be done as asked, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments
+    try:
+        app([argument for argument in arguments if argument != "--debug"], prog_name="harness")
+    except HarnessError as error:
+        if debug:
+            raise
+        from harness.cli.output import err, escape
+
+        if isinstance(error, BrokenPluginError) and error.details:
+            err.print(escape(error.details.rstrip()), soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""Images: find, verify, register, split, decode, augment."""

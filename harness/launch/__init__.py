@@ -1,0 +1,1 @@
+"""Where a run executes: a child process on this machine."""

@@ -1,0 +1,39 @@
+"""Where data, caches and weights live: the platform's own places, or below ``HARNESS_HOME``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+__all__ = ["cache_dir", "data_dir", "weights_dirs"]
+
+
+def _home() -> Path | None:
+    home = os.environ.get("HARNESS_HOME")
+    return Path(home).expanduser().absolute() if home else None
+
+
+def data_dir() -> Path:
+    """Manifests of added data sets, and downloads."""
+    home = _home()
+    return home / "data" if home else platformdirs.user_data_path("harness", appauthor=False)
+
+
+def cache_dir() -> Path:
+    """What can be made again: decoded images."""
+    home = _home()
+    return home / "cache" if home else platformdirs.user_cache_path("harness", appauthor=False)
+
+
+def weights_dirs() -> tuple[Path, ...]:
+    """Folders searched for checkpoint files, in order; downloads are placed in the last one.
+
+    ``HARNESS_WEIGHTS_DIR`` comes first, then torch's own cache (``TORCH_HOME``, as ``torch.hub`` lays it out), so that
+    a file which torchvision has already fetched is found and a file that harness fetches serves torchvision too.
+    """
+    torch_home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    hub = Path(torch_home).expanduser() / "hub" / "checkpoints"
+    own = os.environ.get("HARNESS_WEIGHTS_DIR")
+    return (Path(own).expanduser().absolute(), hub) if own else (hub,)

@@ -1,0 +1,114 @@
+"""Plugins by their entry points: listed without importing, loaded one at a time, with their origin."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, TypeVar, cast, get_args
+
+from harness.errors import BrokenPluginError, PluginError, PluginNotFoundError, did_you_mean
+from harness.results import PluginRecord
+
+__all__ = ["KINDS", "Kind", "Plugin", "find", "find_any", "load", "plugins"]
+
+Kind = Literal["backbone", "schedule", "ensemble", "dataset"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed plugin, not imported yet. ``target`` is ``module:attribute``."""
+
+    kind: Kind
+    name: str
+    distribution: str
+    version: str
+    target: str
+    entry_point: EntryPoint
+
+    @property
+    def record(self) -> PluginRecord:
+        """Return what a run stores of it."""
+        return PluginRecord(self.kind, self.name, self.distribution, self.version)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} ({self.target}, from {self.distribution} {self.version})"
+
+
+def plugins(kind: Kind | None = None) -> list[Plugin]:
+    """List the installed plugins by kind and name, without importing any."""
+    found = [
+        Plugin(
+            k,
+            point.name,
+            point.dist.name if point.dist else "unknown",
+            point.dist.version if point.dist else "unknown",
+            point.value,
+            point,
+        )
+        for k in KINDS
+        if kind in (None, k)
+        for point in entry_points(group=f"harness.{k}s")
+    ]
+    return sorted(found, key=lambda plugin: (KINDS.index(plugin.kind), plugin.name, plugin.distribution))
+
+
+def find(kind: Kind, name: str) -> Plugin:
+    """Return the plugin of that kind and name.
+
+    Raises:
+        PluginNotFoundError: there is none; the nearest names are given.
+        PluginError: two distributions register the same name.
+    """
+    candidates = plugins(kind)
+    found = [plugin for plugin in candidates if plugin.name == name]
+    if not found:
+        near = did_you_mean(name, [plugin.name for plugin in candidates])
+        raise PluginNotFoundError(f"no {kind} plugin is called {name!r}. {near}")
+    if len(found) > 1:
+        origins = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
+        raise PluginError(f"the {kind} plugin {name!r} is registered twice, by {origins}; uninstall one of them")
+    return found[0]
+
+
+def find_any(name: str) -> Plugin:
+    """Return the plugin of that name, whatever its kind; ``kind:name`` settles a clash.
+
+    Raises:
+        PluginNotFoundError: no kind has it; the nearest names are given.
+        PluginError: several kinds have it.
+    """
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in KINDS:
+        return find(cast("Kind", prefix), rest)
+    candidates = plugins()
+    kinds = sorted({plugin.kind for plugin in candidates if plugin.name == name})
+    if not kinds:
+        near = did_you_mean(name, {plugin.name for plugin in candidates})
+        raise PluginNotFoundError(f"no plugin is called {name!r}. {near}")
+    if len(kinds) > 1:
+        raise PluginError(f"{name!r} is the name of several plugins; say {' or '.join(f'{k}:{name}' for k in kinds)}")
+    return find(kinds[0], name)
+
+
+def load(plugin: Plugin, base: type[_T]) -> _T:
+    """Import a plugin and check that it is what its entry point's group promises.
+
+    Raises:
+        BrokenPluginError: the import failed (with the plugin's traceback), or it is of another type.
+    """
+    try:
+        target = plugin.entry_point.load()
+        obj = target() if isinstance(target, type) else target
+    except (Exception, SystemExit) as error:
+        details = traceback.format_exc()
+        raise BrokenPluginError(f"the {plugin} cannot be loaded: {type(error).__name__}: {error}", details) from error
+    if not isinstance(obj, base):
+        raise BrokenPluginError(
+            f"the {plugin} should be a harness.api.{base.__name__} or a class of that kind; "
+            f"found {type(obj).__module__}.{type(obj).__qualname__}"
+        )
+    return obj

@@ -1,0 +1,313 @@
+"""What a run produces, as plain frozen types: no SQL, no torch. Times are in UTC, durations in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "DatasetRecord",
+    "EnsembleRecord",
+    "Environment",
+    "EpochResult",
+    "Event",
+    "Experiment",
+    "Failure",
+    "Measurement",
+    "Member",
+    "Note",
+    "PluginRecord",
+    "Prediction",
+    "Progress",
+    "Run",
+    "RunSetup",
+    "RunStatus",
+    "SplitRecord",
+    "StageRecord",
+    "StageResult",
+    "StageStarted",
+    "WeightsRecord",
+]
+
+RunStatus = Literal["running", "completed", "failed", "interrupted"]
+Json = Mapping[str, Any]
+
+
+# --- what the engine yields, in this order --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and software that a run's figures hold for.
+
+    ``device`` is torch's name (``cpu``, ``cuda:0``); ``device_name`` is the model of it. ``details`` holds the rest:
+    git, packages, cpu, gpu, driver, threads, precision flags.
+    """
+
+    device: str
+    device_name: str
+    python: str
+    torch: str
+    details: Json
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Where a run's initial weights came from. ``sha256`` is None for random weights alone."""
+
+    kind: Literal["pretrained", "file", "random"]
+    origin: str
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """Known once the backbone is built: first thing that a run yields."""
+
+    environment: Environment
+    weights: WeightsRecord
+    parameters: int
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins. ``trainable`` counts the parameters that will move."""
+
+    stage: str
+    index: int
+    epochs: int
+    trainable: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase has come, for a progress bar; it is not stored."""
+
+    phase: str
+    done: int
+    total: int
+    epoch: int | None = None
+    loss: float | None = None
+    images_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a person should read while the run goes on; it is not stored."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Figures of one epoch, counted from 1. Loss is the mean cross-entropy over images, accuracy a share.
+
+    ``train_*`` are taken while training, so with augmentation, dropout and moving weights. ``lr`` is the rate of the
+    epoch's last step.
+    """
+
+    stage: str
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Logits (images, classes) as float32, one row an image, in the order of the split's images."""
+
+    split: str
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """End of a stage: the epoch whose weights were tested, and that epoch's predictions of val and test.
+
+    ``seconds`` is the whole stage with validation; ``images_per_second`` counts training alone, as the median epoch.
+    """
+
+    stage: str
+    tested_epoch: int
+    seconds: float
+    images_per_second: float
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw samples of one quantity, with their unit. ``stage`` is None for what belongs to the whole model.
+
+    Names in use: ``latency`` (seconds a batch, with ``batch_size``), ``rss_peak``, ``cuda_allocated_peak``,
+    ``cuda_reserved_peak`` (bytes).
+    """
+
+    name: str
+    unit: str
+    samples: NDArray[np.float64]
+    device: str
+    batch_size: int | None = None
+    stage: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run did not complete. ``traceback`` is empty where the message says everything."""
+
+    kind: str
+    message: str
+    traceback: str = ""
+
+
+Event = RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Measurement | Failure
+
+
+# --- what the store is given beside the events, and what it returns --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """Which installed distribution a plugin came from."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """The images of one split, in the order in which predictions are stored. ``labels`` and ids have one entry each."""
+
+    name: str
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A data set as it was used: ``fingerprint`` covers splits, labels, groups and the bytes of each image.
+
+    ``counts`` gives images per split and class: ``{"train": {"NORMAL": 1341, ...}, ...}``. ``splits`` holds val and
+    test, whose predictions are stored.
+    """
+
+    name: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    synthetic: bool
+    citation: str
+    licence: str
+    splits: tuple[SplitRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named set of runs and ensembles. ``command`` is what the user typed last, without any password."""
+
+    id: int
+    name: str
+    command: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage as it is stored, also while it runs: then what is not known yet is None."""
+
+    name: str
+    index: int
+    planned_epochs: int
+    trainable: int
+    epochs: tuple[EpochResult, ...] = ()
+    tested_epoch: int | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+    test_images: int | None = None
+    test_correct: int | None = None
+    val_accuracy: float | None = None
+    test_auc: float | None = None
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Share of test images that were classified rightly."""
+        if not self.test_images or self.test_correct is None:
+            return None
+        return self.test_correct / self.test_images
+
+
+@dataclass(frozen=True)
+class Run:
+    """One backbone x schedule x dataset x seed, executed once, as it is stored.
+
+    ``uid`` is unique across databases. ``config`` is the resolved configuration, ``config_hash`` its sha256.
+    ``stages`` carry their epochs; predictions, measurements and the splits' images are there where they were asked for.
+    """
+
+    id: int
+    uid: str
+    experiment: Experiment
+    status: RunStatus
+    backbone: str
+    schedule: str
+    seed: int
+    config: Json
+    config_hash: str
+    plugins: tuple[PluginRecord, ...]
+    dataset: DatasetRecord
+    started_at: datetime
+    finished_at: datetime | None = None
+    environment: Environment | None = None
+    weights: WeightsRecord | None = None
+    parameters: int | None = None
+    stages: tuple[StageRecord, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    failure: Failure | None = None
+
+    def stage(self, name: str) -> StageRecord | None:
+        """Return the stage of that name, or None where the run has none (yet)."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One voter of an ensemble: a run, at the end of one of its stages."""
+
+    run_id: int
+    stage: str
+    backbone: str = ""
+
+
+@dataclass(frozen=True)
+class EnsembleRecord:
+    """An ensemble's decisions on one split: labels (n,) and scores (n, classes)."""
+
+    method: str
+    split: str
+    members: tuple[Member, ...]
+    plugin: PluginRecord
+    dataset: DatasetRecord
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    images: int
+    correct: int
+    auc: float | None
+    id: int | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that the ensemble classified rightly."""
+        return self.correct / self.images
