@@ -33,6 +33,7 @@ __all__ = [
     "CyclicLR",
     "Dataset",
     "DatasetOptions",
+    "Download",
     "Ensemble",
     "ImageRef",
     "ImageSource",
@@ -292,16 +293,29 @@ class DatasetOptions(Options):
     """
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file that the data set's publisher offers. ``size`` in bytes is checked, for want of a published hash."""
+
+    url: str
+    filename: str
+    size: int
+
+
 class Dataset(ABC):
     """Named splits of labelled images.
 
-    ``synthetic`` marks generated images: every page that shows a result on them says so.
+    ``synthetic`` marks generated images: every page that shows a result on them says so. ``download`` is what
+    ``harness data fetch`` gets and hands to :meth:`add`; ``releases`` names the published states of the data by their
+    images in each split.
     """
 
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     synthetic: ClassVar[bool] = False
     citation: ClassVar[str] = ""
     licence: ClassVar[str] = ""
+    download: ClassVar[Download | None] = None
+    releases: ClassVar[Mapping[str, Mapping[str, int]]] = {}
 
     @abstractmethod
     def load(self, name: str, options: DatasetOptions) -> ImageSplits:

@@ -8,6 +8,7 @@ HarnessError                 one clear message for a person; the command line pr
 ├── DataError                images or a data set that cannot be used
 ├── WeightsError             pretrained weights that cannot be had or do not fit
 ├── DeviceError              a device or precision that this machine does not offer
+├── TrainingError            training that went wrong: a loss that is no number any more
 └── StoreError               a results database that cannot be read or written
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "PluginError",
     "PluginNotFoundError",
     "StoreError",
+    "TrainingError",
     "WeightsError",
     "did_you_mean",
 ]
@@ -70,6 +72,10 @@ class WeightsError(HarnessError):
 
 class DeviceError(HarnessError):
     """A device or a precision that this machine does not offer."""
+
+
+class TrainingError(HarnessError):
+    """Training that went wrong for reasons of its recipe."""
 
 
 class StoreError(HarnessError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal, TypeVar, cast, get_args
+from typing import Literal, TypeVar, get_args
 
 from harness.errors import BrokenPluginError, PluginError, PluginNotFoundError, did_you_mean
 from harness.results import PluginRecord
@@ -83,7 +83,7 @@ def find_any(name: str) -> Plugin:
     """
     prefix, colon, rest = name.partition(":")
     if colon and prefix in KINDS:
-        return find(cast("Kind", prefix), rest)
+        return find(prefix, rest)
     candidates = plugins()
     kinds = sorted({plugin.kind for plugin in candidates if plugin.name == name})
     if not kinds:

@@ -225,7 +225,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage as it is stored, also while it runs: then what is not known yet is None."""
+    """A stage as it is stored, also while it runs: then what is not known yet is None.
+
+    ``test_confusion`` counts test images by [true label][predicted label].
+    """
 
     name: str
     index: int
@@ -239,6 +242,7 @@ class StageRecord:
     test_correct: int | None = None
     val_accuracy: float | None = None
     test_auc: float | None = None
+    test_confusion: tuple[tuple[int, ...], ...] | None = None
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import data
+from harness.cli import data, runs
+from harness.cli.doctor import doctor
+from harness.cli.plugins import plugins
+from harness.cli.run import run
 from harness.errors import BrokenPluginError, HarnessError
 
 __all__ = ["app", "main"]
@@ -21,7 +24,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(run)
+app.add_typer(runs.app, name="runs")
+app.command()(plugins)
 app.add_typer(data.app, name="data")
+app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -32,10 +39,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001
+    version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors, anywhere on the line.")] = False,  # noqa: ARG001
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors, anywhere on the line.")] = False,
 ) -> None:
     """Take the options that stand before the command."""
 

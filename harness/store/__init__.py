@@ -1,1 +1,31 @@
-""""""
+"""The results database, on SQLite or PostgreSQL: :func:`open_store` opens it, :class:`Store` reads and writes it."""
+
+from __future__ import annotations
+
+from harness.store.database import connect, explained
+from harness.store.schema import prepare
+from harness.store.store import Store
+
+__all__ = ["Store", "open_store"]
+
+
+def open_store(url: str, *, create: bool = True) -> Store:
+    """Open a results database, bringing its schema up to date.
+
+    Args:
+        url: a file, or an SQLAlchemy URL of SQLite or PostgreSQL.
+        create: the database is to be written, and made where it is missing. Without it, it must be there; it may then
+            be read-only.
+
+    Raises:
+        StoreError: it cannot be opened, its schema is newer than this version of harness, or it belongs to another
+            program.
+    """
+    database = connect(url, create=create)
+    try:
+        with explained(database.name):
+            prepare(database, create=create)
+    except BaseException:
+        database.engine.dispose()
+        raise
+    return Store(database)

@@ -1,0 +1,43 @@
+# make demo   from a bare clone to a report
+# make test   lint, types and tests
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXAMPLE := plugins/examples/harness-efficientnet-lite
+DEMO   := reports/demo
+
+.PHONY: install demo test lint slow bench sample clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt $(EXAMPLE)/pyproject.toml
+	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,postgres]' -e $(EXAMPLE)
+	touch $@
+
+# The main job on generated images: the paper's three networks from random weights (their ImageNet weights need a
+# download), and a network whose ImageNet weights came with its package.
+demo: install
+	mkdir -p $(DEMO)
+	$(BIN)/harness run --plugins efficientnet_lite0,alexnet,googlenet,resnet18 --data phantom \
+	    --weights random --weights efficientnet_lite0=imagenet \
+	    --set frozen.epochs=2 --set finetune.epochs=1 --db $(DEMO)/benchmark.db
+	$(BIN)/harness report --db $(DEMO)/benchmark.db --out $(DEMO)/report
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m 'not slow'
+
+slow: install
+	$(BIN)/pytest -m slow
+
+sample: install
+	$(BIN)/harness report --db benchmark.db.example --out reports/sample
+
+clean:
+	rm -rf $(VENV) build dist reports/demo

@@ -1,0 +1,104 @@
+"""How a run is shown while it goes on: a bar in a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from harness import results
+from harness.cli.output import escape
+
+__all__ = ["RunDisplay"]
+
+
+class RunDisplay:
+    """Shows one backbone's events after another's. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._stage = self._bars.add_task("", visible=False, figures="")
+        self._step = self._bars.add_task("", visible=False, figures="")
+        self._backbone = ""
+        self._epochs = 0
+
+    def __enter__(self) -> RunDisplay:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def begin(self, backbone: str, position: str) -> None:
+        """Announce a run; ``position`` is like ``2/3``."""
+        self._backbone = backbone
+        self._print(f"[bold]{escape(backbone)}[/] ({position})")
+
+    def show(self, event: results.Event) -> None:
+        """Show one event."""
+        match event:
+            case results.Progress():
+                self._advance(event)
+            case results.Note():
+                self._print(f"  {escape(event.text)}")
+            case results.RunSetup():
+                weights = event.weights
+                digest = f", sha256 {weights.sha256[:8]}" if weights.sha256 else ""
+                self._print(
+                    f"  {event.parameters / 1e6:.1f} M parameters, {weights.kind} weights "
+                    f"({escape(weights.origin)}{digest}), {escape(event.environment.device_name)}"
+                )
+            case results.StageStarted():
+                self._epochs = event.epochs
+                self._bars.reset(self._stage, visible=False)
+            case results.EpochResult():
+                if not self._console.is_terminal:
+                    self._print(
+                        f"  {event.stage} {event.epoch}/{self._epochs}: loss {event.train_loss:.4f}, "
+                        f"val loss {event.val_loss:.4f}, val accuracy {event.val_accuracy:.2%}, "
+                        f"{event.images_per_second:.0f} images/s, {event.seconds:.0f} s"
+                    )
+            case results.StageResult():
+                self._bars.update(self._stage, visible=False)
+                self._print(f"  {event.stage}: {event.seconds:.0f} s, epoch {event.tested_epoch} tested")
+            case results.Failure():
+                self.end()
+                self._print(f"  [bold red]failed:[/] {escape(event.message)}")
+            case results.Measurement():
+                pass
+
+    def end(self) -> None:
+        """Put the bars away."""
+        for task in (self._stage, self._step):
+            self._bars.update(task, visible=False)
+
+    def _advance(self, event: results.Progress) -> None:
+        if event.epoch is None:
+            text = f"  {self._backbone}: {event.phase}"
+            visible = event.done < event.total
+            self._bars.update(
+                self._step, description=escape(text), completed=event.done, total=event.total, visible=visible
+            )
+            return
+        self._bars.update(
+            self._stage,
+            description=escape(f"  {self._backbone}: {event.phase} {event.epoch}/{self._epochs}"),
+            completed=event.done,
+            total=event.total,
+            visible=True,
+            figures=f"loss {event.loss:.3f}  {event.images_per_second:.0f} images/s",
+        )
+
+    def _print(self, markup: str) -> None:
+        self._console.print(markup, soft_wrap=True)

@@ -1,0 +1,264 @@
+"""From what a user typed to one frozen :class:`RunConfig` a run. The only validator of options and recipes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from harness.api import DatasetOptions, Options, Schedule
+from harness.errors import ConfigError, did_you_mean
+
+__all__ = [
+    "Override",
+    "Recipe",
+    "RunConfig",
+    "apply_to_dataset",
+    "apply_to_schedule",
+    "parse_set",
+    "parse_weights",
+    "read_recipe",
+]
+
+Precision = Literal["fp32", "bf16"]
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class RunConfig(Options):
+    """Everything that decides a run's result. Names are plugins'; ``weights`` is a path where it is no word."""
+
+    backbone: str
+    weights: str = "imagenet"
+    schedule_name: str
+    schedule: Schedule
+    dataset: str
+    data: dict[str, Any] = Field(default_factory=dict)
+    limit_train: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+    device: str = "auto"
+    precision: Precision = "fp32"
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the canonical JSON of all fields."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Override:
+    """One value set by the user: ``frozen.epochs`` to 2, said by ``--set`` or by a recipe file."""
+
+    def __init__(self, path: tuple[str, ...], value: Any, origin: str) -> None:
+        self.path, self.value, self.origin = path, value, origin
+
+    @property
+    def key(self) -> str:
+        """The dotted key, as typed."""
+        return ".".join(self.path)
+
+
+class Recipe(Options):
+    """The top level of a recipe file. Each other table sets options: a stage's, ``transform``'s or ``data``'s."""
+
+    plugins: tuple[str, ...] = ()
+    weights: str | dict[str, str] | None = None
+    experiment: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: Precision | None = None
+    limit_train: int | None = None
+    stages: tuple[str, ...] | None = None
+
+
+def read_recipe(path: Path) -> tuple[Recipe, list[Override]]:
+    """Read a TOML recipe: its top-level values, and its tables as overrides.
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or has a top-level key that no recipe knows.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
+    tables = {key: value for key, value in content.items() if isinstance(value, dict) and key != "weights"}
+    top = {key: value for key, value in content.items() if key not in tables}
+    try:
+        recipe = Recipe.model_validate(top)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "", {(key,): f"the recipe {path}" for key in top})) from error
+    return recipe, [
+        Override((name, *keys), value, f"the recipe {path}")
+        for name, table in tables.items()
+        for keys, value in _leaves(table)
+    ]
+
+
+def _leaves(table: Mapping[str, Any]) -> Iterable[tuple[tuple[str, ...], Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            for keys, leaf in _leaves(value):
+                yield (key, *keys), leaf
+        else:
+            yield (key,), value
+
+
+def parse_set(text: str) -> Override:
+    """Parse ``frozen.epochs=2``. The value is read as TOML where it is TOML, else as text.
+
+    Raises:
+        ConfigError: there is no ``=``, or the key has no dot.
+    """
+    key, equals, value = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or len(path) < 2 or not all(path):
+        raise ConfigError(f"--set {text!r} should look like STAGE.OPTION=VALUE, for example --set frozen.epochs=2")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return Override(path, parsed, "--set")
+
+
+def apply_to_schedule(schedule: Schedule, overrides: Iterable[Override], stages: Iterable[str] | None) -> Schedule:
+    """Return the schedule with the overrides applied, reduced to ``stages`` where they are given.
+
+    Raises:
+        ConfigError: a key, value or stage that the schedule does not have; it says what is allowed.
+    """
+    overrides = list(overrides)
+    known = [stage.name for stage in schedule.stages]
+    for override in overrides:
+        if override.path[0] not in (*known, "transform", "data"):
+            near = did_you_mean(override.path[0], [*known, "transform", "data"])
+            raise ConfigError(f"{override.origin}: nothing is called {override.path[0]!r} in {override.key!r}. {near}")
+    wanted = known if stages is None else list(stages)
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(f"--stages: the schedule has no stage {name!r}. {did_you_mean(name, known)}")
+    if not wanted:
+        raise ConfigError(f"--stages: name at least one of {', '.join(known)}")
+    return schedule.model_copy(
+        update={
+            "transform": _apply(schedule.transform, "transform", overrides),
+            "stages": tuple(_apply(stage, stage.name, overrides) for stage in schedule.stages if stage.name in wanted),
+        }
+    )
+
+
+def apply_to_dataset(
+    name: str, argument: str | None, options: type[DatasetOptions], overrides: Iterable[Override]
+) -> DatasetOptions:
+    """Return the data set's options, from ``--data NAME:ARGUMENT`` and the overrides that start with ``data.``.
+
+    Raises:
+        ConfigError: an option that the data set does not have, or a value that it does not take.
+    """
+    given = [override for override in overrides if override.path[0] == "data"]
+    if argument is not None:
+        if "path" not in options.model_fields:
+            raise ConfigError(f"--data {name}:{argument}: the data set {name!r} takes nothing after a colon")
+        given.insert(0, Override(("data", "path"), argument, "--data"))
+    return _validate(options, {}, "data", given)
+
+
+def _apply(model: _M, prefix: str, overrides: Iterable[Override]) -> _M:
+    given = [override for override in overrides if override.path[0] == prefix]
+    return _validate(type(model), model.model_dump(), prefix, given) if given else model
+
+
+def _validate(model: type[_M], values: dict[str, Any], prefix: str, overrides: list[Override]) -> _M:
+    # A new kind replaces the options of the old one, so kinds go first.
+    for override in sorted(overrides, key=lambda override: override.path[-1] != "kind"):
+        _set(model, values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        origins = {override.path[1:]: override.origin for override in overrides}
+        raise ConfigError(_explain(error, prefix, origins)) from error
+
+
+def _set(model: type[BaseModel], values: dict[str, Any], override: Override) -> None:
+    """Put one override into nested ``values``; a key that ``model`` does not have is an error that lists its keys."""
+    keys = override.path[1:]
+    for depth, key in enumerate(keys):
+        known = [name for name in model.model_fields if name != "name"]
+        if key not in known:
+            path = ".".join(override.path[: depth + 1])
+            raise ConfigError(f"{override.origin}: nothing is called {key!r} in {path!r}. {did_you_mean(key, known)}")
+        last = depth == len(keys) - 1
+        if last and key != "kind":
+            values[key] = override.value
+        elif not last:
+            members = _members(model, key)
+            if not members:
+                raise ConfigError(f"{override.origin}: {'.'.join(override.path)!r}: {key!r} is a value, not a table")
+            parent, values = values, values[key]
+            model = next(member for member in members if _kind(member) in (None, values.get("kind")))
+            if keys[depth + 1 :] == ("kind",):
+                kinds = {str(_kind(member)): member for member in members}
+                if override.value not in kinds:
+                    near = did_you_mean(str(override.value), kinds)
+                    raise ConfigError(f"{override.origin}: {override.key} = {override.value!r} is no kind. {near}")
+                if override.value != values.get("kind"):
+                    parent[key] = kinds[override.value]().model_dump()
+                return
+
+
+def _members(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    annotation = model.model_fields[field].annotation
+    candidates = get_args(annotation) or (annotation,)
+    return [member for member in candidates if isinstance(member, type) and issubclass(member, BaseModel)]
+
+
+def _kind(model: type[BaseModel]) -> str | None:
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def _explain(error: ValidationError, prefix: str, origins: Mapping[tuple[str, ...], str]) -> str:
+    """Put pydantic's first complaint into one line: where it was said, the key, the value found, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    location = tuple(str(part) for part in first["loc"])
+    # pydantic names the member of a union inside the location; users know nothing of it
+    said = max((path for path in origins if _within(path, location)), key=len, default=None)
+    key = ".".join(filter(None, (prefix, *(said or location))))
+    problem = first["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    origin = origins[said] if said else ", ".join(sorted(set(origins.values())))
+    return f"{origin}: {key}{found}: {problem[:1].lower() + problem[1:]}"
+
+
+def _within(path: tuple[str, ...], location: tuple[str, ...]) -> bool:
+    remaining = iter(location)
+    return all(part in remaining for part in path)
+
+
+def parse_weights(given: Iterable[str], backbones: Iterable[str]) -> dict[str, str]:
+    """Resolve ``--weights``: one value for all, or ``NAME=VALUE`` for one, the latter winning.
+
+    Raises:
+        ConfigError: a name that is none of ``backbones``, or two values for all.
+    """
+    backbones = list(backbones)
+    common: str | None = None
+    special: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if equals:
+            if name not in backbones:
+                near = did_you_mean(name, backbones)
+                raise ConfigError(f"--weights {text}: no backbone of this run is called {name!r}. {near}")
+            special[name] = value
+        elif common not in (None, text):
+            raise ConfigError(f"--weights was given twice for all backbones: {common} and {text}; say NAME={text}")
+        else:
+            common = text
+    chosen = {name: special.get(name, common or "imagenet") for name in backbones}
+    return {
+        name: value if value in ("imagenet", "random") else str(Path(value).expanduser().absolute())
+        for name, value in chosen.items()
+    }

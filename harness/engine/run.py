@@ -1,0 +1,123 @@
+"""One run from its config to its last measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from harness import registry
+from harness.api import Backbone, Dataset, ImageSplits, Transform
+from harness.config import RunConfig
+from harness.data.augment import Augment
+from harness.data.decode import decode
+from harness.data.splits import limit_train
+from harness.engine.device import resolve_device
+from harness.engine.model import build
+from harness.engine.stage import Split, Trainer, forward
+from harness.measure.environment import read_environment
+from harness.measure.latency import measure_latency
+from harness.measure.memory import peak_memory, reset_peaks
+from harness.results import Event, Note, Progress, RunSetup
+
+__all__ = ["execute", "load_splits"]
+
+LATENCY_BATCH_SIZES = (1, 32)
+
+
+def load_splits(config: RunConfig, dataset: Dataset) -> ImageSplits:
+    """Return the splits that a run trains and is tested on.
+
+    Raises:
+        DataError: the data is not there or cannot be used.
+    """
+    splits = dataset.load(config.dataset, dataset.Options.model_validate(config.data))
+    return splits if config.limit_train is None else limit_train(splits, config.limit_train, config.seed)
+
+
+def execute(config: RunConfig, emit: Callable[[Event], None]) -> None:
+    """Train and evaluate one backbone, handing every result to ``emit`` as it happens.
+
+    Raises:
+        HarnessError: the run cannot be done as configured.
+    """
+    device = resolve_device(config.device, config.precision)
+    backbone = registry.load(registry.find("backbone", config.backbone), Backbone)
+    dataset = registry.load(registry.find("dataset", config.dataset), Dataset)
+    splits = load_splits(config, dataset)
+    module, weights = build(
+        backbone,
+        config.backbone,
+        weights=config.weights,
+        classes=len(splits.classes),
+        auxiliary=any(stage.auxiliary_weight > 0 for stage in config.schedule.stages),
+        seed=config.seed,
+        note=lambda text: emit(Note(text)),
+    )
+    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    environment = read_environment(device)
+    emit(RunSetup(environment, weights, sum(parameter.numel() for parameter in module.parameters())))
+
+    decoded = {name: _decode(splits, name, backbone.input_size, emit) for name in splits.named()}
+    trainer = Trainer(
+        module,
+        backbone,
+        _augment(config.schedule.transform, backbone, decoded["train"]),
+        decoded,
+        config.seed,
+        device,
+        config.precision,
+        emit,
+    )
+    stages = config.schedule.stages
+    last = None
+    for index, stage in enumerate(stages):
+        if last is not None:
+            module.load_state_dict(last)
+        reset_peaks(device)
+        following = stages[index + 1] if index + 1 < len(stages) else None
+        last = trainer.run_stage(stage, index, keep_last=following is not None and following.start_from == "last")
+        for measurement in peak_memory(device, environment.device_name, stage.name):
+            emit(measurement)
+
+    module.eval()
+    for number, batch_size in enumerate(LATENCY_BATCH_SIZES):
+        emit(Progress("latency", number, len(LATENCY_BATCH_SIZES)))
+        emit(
+            measure_latency(
+                lambda images: forward(module, backbone, images, config.precision),
+                batch_size,
+                backbone.input_size,
+                device,
+                environment.device_name,
+            )
+        )
+
+
+def _decode(splits: ImageSplits, name: str, size: int, emit: Callable[[Event], None]) -> Split:
+    refs = splits.named()[name]
+    images = decode(
+        splits,
+        refs,
+        size,
+        progress=lambda done, total: emit(Progress(f"decoding {name}", done, total)),
+        note=lambda text: emit(Note(text)),
+    )
+    return Split(images, torch.tensor([ref.label for ref in refs]))
+
+
+def _augment(transform: Transform, backbone: Backbone, train: Split) -> Augment:
+    mean: tuple[float, ...] = backbone.mean
+    std: tuple[float, ...] = backbone.std
+    if transform.normalize == "half":
+        mean = std = (0.5, 0.5, 0.5)
+    elif transform.normalize == "dataset":
+        # exact, from the histogram of each channel's 256 values
+        channels = train.images.shape[3]
+        counts = np.stack([np.bincount(train.images[..., c].ravel(), minlength=256) for c in range(channels)])
+        values = np.arange(256) / 255
+        means = counts @ values / counts.sum(axis=1)
+        deviations = np.sqrt(counts @ values**2 / counts.sum(axis=1) - means**2)
+        mean, std = (tuple(np.broadcast_to(x, 3).tolist()) for x in (means, deviations))
+    return Augment(transform, backbone.input_size, mean, std)

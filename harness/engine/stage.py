@@ -1,0 +1,231 @@
+"""One stage of training: epochs of batches, validation after each, and the tested epoch's predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler
+
+from harness import api
+from harness.api import Backbone, Stage
+from harness.config import Precision
+from harness.data.augment import Augment
+from harness.engine.device import autocast
+from harness.engine.model import prepare, set_train_mode
+from harness.engine.seeds import generator, seed_for
+from harness.errors import TrainingError
+from harness.measure.clock import now, synchronize
+from harness.results import EpochResult, Event, Prediction, Progress, StageResult, StageStarted
+
+__all__ = ["Split", "Trainer", "forward"]
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Decoded images uint8 (n, size, size, 1 or 3) and their labels int64 (n,)."""
+
+    images: NDArray[np.uint8]
+    labels: Tensor
+
+    def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return images (b, channels, size, size) and labels (b,) of ``indices`` on the device."""
+        images = torch.from_numpy(self.images[indices.numpy()]).permute(0, 3, 1, 2)
+        return images.to(device), self.labels[indices].to(device)
+
+
+def forward(
+    module: nn.Module, backbone: Backbone, images: Tensor, precision: Precision
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run the network on float images (n, 3, s, s): float32 logits (n, classes), and those of auxiliary heads."""
+    with autocast(images.device, precision):
+        logits, auxiliary = backbone.logits(module(images))
+    return logits.float(), tuple(other.float() for other in auxiliary)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One network on one data set. :meth:`run_stage` may be called for stage after stage."""
+
+    module: nn.Module
+    backbone: Backbone
+    augment: Augment
+    splits: dict[str, Split]
+    seed: int
+    device: torch.device
+    precision: Precision
+    emit: Callable[[Event], None]
+
+    def run_stage(self, stage: Stage, index: int, keep_last: bool) -> State | None:
+        """Train one stage, leaving the tested epoch's weights in the network.
+
+        Returns:
+            The last epoch's weights if ``keep_last``, for a stage that starts from them.
+        """
+        parameters = prepare(self.module, self.backbone, stage)
+        trainable = sum(parameter.numel() for parameter in parameters)
+        self.emit(StageStarted(stage.name, index, stage.epochs, trainable))
+        optimizer = _optimizer(stage, parameters)
+        scheduler = _scheduler(stage, optimizer)
+        weights = self._class_weights(stage)
+
+        begin = now()
+        epochs: list[EpochResult] = []
+        best: State | None = None
+        for epoch in range(1, stage.epochs + 1):
+            result = self._epoch(stage, epoch, optimizer, scheduler, weights)
+            epochs.append(result)
+            self.emit(result)
+            if stage.checkpoint == "best" and _best(epochs) is result:
+                best = _copy(self.module)
+        tested = _best(epochs) if stage.checkpoint == "best" else epochs[-1]
+        last = _copy(self.module) if keep_last else None
+        if best is not None and tested is not epochs[-1]:
+            self.module.load_state_dict(best)
+        predictions = tuple(Prediction(name, self.predict(name, stage.name)) for name in ("val", "test"))
+        seconds = now() - begin
+        speed = median(epoch.images_per_second for epoch in epochs)
+        self.emit(StageResult(stage.name, tested.epoch, seconds, speed, predictions))
+        return last
+
+    def predict(self, split: str, stage: str, batch_size: int = 32) -> NDArray[np.float32]:
+        """Return logits (n, classes) of a split, in its order, in eval mode."""
+        images = self.splits[split]
+        self.module.eval()
+        rows = []
+        with torch.inference_mode():
+            order = torch.arange(len(images.labels))
+            for done, indices in _counted(order.split(batch_size)):
+                batch, _ = images.batch(indices, self.device)
+                logits, _ = forward(self.module, self.backbone, self.augment.evaluate(batch), self.precision)
+                rows.append(logits.cpu())
+                self.emit(Progress(f"{stage}: {split}", done, len(order)))
+        return torch.cat(rows).numpy()
+
+    def _epoch(
+        self,
+        stage: Stage,
+        epoch: int,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler | None,
+        weights: Tensor | None,
+    ) -> EpochResult:
+        begin = now()
+        # Dropout and gradient-time draws of the network come from torch's own generators.
+        torch.manual_seed(seed_for(self.seed, stage.name, "network", epoch))
+        draws = generator(self.seed, stage.name, "augment", epoch)
+        order = self._order(stage, epoch)
+        set_train_mode(self.module, stage)
+        loss_sum = torch.zeros((), dtype=torch.float64)
+        correct = 0
+        batches = order.split(stage.batch_size)
+        for number, indices in enumerate(batches, 1):
+            images, labels = self.splits["train"].batch(indices, self.device)
+            logits, auxiliary = forward(self.module, self.backbone, self.augment.train(images, draws), self.precision)
+            loss = F.cross_entropy(logits, labels, weight=weights)
+            total = loss
+            for other in auxiliary:
+                total = total + stage.auxiliary_weight * F.cross_entropy(other, labels, weight=weights)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+            if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "batch"):
+                scheduler.step()
+            loss_sum += loss.detach().double().cpu() * len(indices)
+            correct += int((logits.argmax(dim=1) == labels).sum())
+            done = min(number * stage.batch_size, len(order))
+            self.emit(
+                Progress(
+                    stage.name,
+                    (epoch - 1) * len(order) + done,
+                    stage.epochs * len(order),
+                    epoch=epoch,
+                    loss=float(loss_sum) / done,
+                    images_per_second=done / (now() - begin),
+                )
+            )
+        synchronize(self.device)
+        if not math.isfinite(loss_sum):
+            raise TrainingError(
+                f"training diverged: the loss of {stage.name} epoch {epoch} is {float(loss_sum)}; lower the learning "
+                f"rate (--set {stage.name}.lr.{'max' if stage.lr.kind == 'cyclic' else 'base'}=...)"
+            )
+        speed = len(order) / (now() - begin)
+        rate = optimizer.param_groups[0]["lr"]
+        if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "epoch"):
+            scheduler.step()
+        logits_val = torch.from_numpy(self.predict("val", stage.name))
+        labels_val = self.splits["val"].labels
+        return EpochResult(
+            stage=stage.name,
+            epoch=epoch,
+            lr=rate,
+            train_loss=float(loss_sum) / len(order),
+            train_accuracy=correct / len(order),
+            val_loss=float(F.cross_entropy(logits_val.double(), labels_val)),
+            val_accuracy=float((logits_val.argmax(dim=1) == labels_val).double().mean()),
+            seconds=now() - begin,
+            images_per_second=speed,
+        )
+
+    def _order(self, stage: Stage, epoch: int) -> Tensor:
+        labels = self.splits["train"].labels
+        draws = generator(self.seed, stage.name, "order", epoch)
+        if stage.class_weights == "sampler":
+            rarity = 1.0 / torch.bincount(labels).double()
+            return torch.multinomial(rarity[labels], len(labels), replacement=True, generator=draws)
+        return torch.randperm(len(labels), generator=draws)
+
+    def _class_weights(self, stage: Stage) -> Tensor | None:
+        if stage.class_weights != "inverse":
+            return None
+        counts = torch.bincount(self.splits["train"].labels).float()
+        return (counts.sum() / (len(counts) * counts)).to(self.device)
+
+
+def _optimizer(stage: Stage, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    options = stage.optimizer
+    if isinstance(options, api.SGD):
+        return torch.optim.SGD(
+            parameters, lr=stage.lr.base, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+    return torch.optim.Adam(parameters, lr=stage.lr.base, weight_decay=options.weight_decay)
+
+
+def _scheduler(stage: Stage, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+    rule = stage.lr
+    if isinstance(rule, api.ConstantLR):
+        return None
+    return CyclicLR(
+        optimizer,
+        base_lr=rule.base,
+        max_lr=rule.max,
+        step_size_up=rule.step_size_up,
+        mode=rule.mode,
+        cycle_momentum=rule.cycle_momentum,
+    )
+
+
+def _best(epochs: list[EpochResult]) -> EpochResult:
+    """Highest validation accuracy; among equals the lowest validation loss, then the earliest."""
+    return max(epochs, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss, -epoch.epoch))
+
+
+def _copy(module: nn.Module) -> State:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _counted(batches: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
+    done = 0
+    for batch in batches:
+        done += len(batch)
+        yield done, batch

@@ -1,0 +1,226 @@
+"""Charts as inline SVG: a view in, markup out. Colours are the page's own variables, so they follow its theme."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+from markupsafe import Markup, escape
+
+from harness.report.parts import Curves, CurvePoint, Latency
+from harness.report.text import millis
+from harness.report.views import Point, Scatter
+
+__all__ = ["accuracy_chart", "latency_chart", "loss_chart", "scatter_chart"]
+
+WIDTH, HEIGHT = 360, 220
+STAGE_COLOURS = 4
+_LABEL_PIXELS = 13
+
+_CONFIG: dict[str, Any] = {
+    "aria": False,
+    "background": "transparent",
+    "padding": {"left": 2, "right": 8, "top": 4, "bottom": 2},
+    "view": {"stroke": None},
+    "axis": {
+        "domainColor": "var(--line)",
+        "gridColor": "var(--grid)",
+        "labelColor": "var(--muted)",
+        "labelFontSize": 11,
+        "ticks": False,
+        "labelPadding": 6,
+        "titleColor": "var(--muted)",
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titlePadding": 6,
+    },
+    "axisX": {"grid": False},
+    "axisY": {"domain": False, "titleAnchor": "end"},
+    "text": {"fontSize": 11, "fill": "var(--ink)"},
+}
+
+_TAG = re.compile(r"<[^>]*>")
+_ID = re.compile(r'(id="|url\(#|href="#)([^")]+)')
+_NOISE = re.compile(
+    r' (?:aria-[a-z]+|role|pointer-events|class|font-family|opacity)="(?:[^"]*)"|<path [^>]*d="(?:M0,0h0v0h0Z)?"[^>]*/>'
+)
+
+
+def _svg(chart: alt.LayerChart, name: str, prefix: str, height: int = HEIGHT) -> Markup:
+    """Draw a chart.
+
+    Args:
+        chart: what to draw.
+        name: what a screen reader says of it.
+        prefix: put before each id, so that charts of one page do not clash.
+        height: in pixels, axes included.
+    """
+    spec = chart.properties(
+        width=WIDTH, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding")
+    ).to_dict()
+    spec["config"] = _CONFIG
+    drawn = vl_convert.vegalite_to_svg(spec)
+    # vl-convert counts ids through the life of a process: count them anew
+    ids: dict[str, str] = {}
+
+    def renamed(match: re.Match[str]) -> str:
+        return match[1] + ids.setdefault(match[2], f"{prefix}-{len(ids)}")
+
+    drawn = _TAG.sub(lambda tag: _ID.sub(renamed, tag[0]), _NOISE.sub("", drawn))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(name)}"'
+    # the font is the page's
+    return Markup(re.sub(r"^<svg xmlns(?::xlink)?=\"[^\"]*\"(?: xmlns:xlink=\"[^\"]*\")?", lambda _: head, drawn))  # noqa: S704
+
+
+def _data(rows: Sequence[dict[str, Any]]) -> alt.Data:
+    return alt.Data(values=list(rows))
+
+
+def accuracy_chart(curves: Curves, domain: tuple[float, float], prefix: str) -> Markup:
+    """Training and validation accuracy per epoch, on the scale ``domain``."""
+    rows = _curve_rows(curves.points, "accuracy")
+    axis = alt.Axis(format=".0%", tickCount=5)
+    return _curves(curves, rows, "accuracy", alt.Scale(domain=list(domain), nice=False), axis, prefix)
+
+
+def loss_chart(curves: Curves, prefix: str) -> Markup:
+    """Training and validation cross-entropy per epoch, from zero."""
+    rows = _curve_rows(curves.points, "loss")
+    return _curves(curves, rows, "loss", alt.Scale(zero=True), alt.Axis(tickCount=5), prefix)
+
+
+def _curve_rows(points: Sequence[CurvePoint], quantity: str) -> list[dict[str, Any]]:
+    rows = [
+        {"epoch": point.epoch, "stage": str(point.stage), "kind": kind, "y": getattr(point, f"{kind}_{quantity}")}
+        for point in points
+        for kind in ("train", "val")
+    ]
+    return [row for row in rows if row["y"] is not None]
+
+
+def _curves(
+    curves: Curves, rows: list[dict[str, Any]], quantity: str, scale: alt.Scale, axis: alt.Axis, prefix: str
+) -> Markup:
+    last = curves.spans[-1].end
+    stages = [str(number) for number in range(len(curves.spans))]
+    x = alt.X("epoch:Q").scale(domain=[0.5, last], nice=False).axis(format="d", tickCount=6, tickMinStep=1).title("epoch")
+    y = alt.Y("y:Q").scale(scale).axis(axis).title(None)
+    colour = (
+        alt.Color("stage:N")
+        .scale(domain=stages, range=[f"var(--s{number % STAGE_COLOURS + 1})" for number in range(len(stages))])
+        .legend(None)
+    )
+    dash = alt.StrokeDash("kind:N").scale(domain=["train", "val"], range=[[3, 3], [1, 0]]).legend(None)
+    width = alt.StrokeWidth("kind:N").scale(domain=["train", "val"], range=[1.4, 2]).legend(None)
+    base = alt.Chart(_data(rows)).encode(x=x, y=y, color=colour)
+    layers: list[Any] = [base.mark_line(strokeJoin="round").encode(strokeDash=dash, strokeWidth=width, detail="kind:N")]
+    if last < 13:
+        layers.append(base.mark_point(filled=True, size=14, opacity=1))
+    tested = {span.tested for span in curves.spans}
+    ring = [row for row in rows if row["kind"] == "val" and row["epoch"] in tested]
+    if ring:
+        marks = alt.Chart(_data(ring)).encode(x=x, y=y, color=colour)
+        layers.append(marks.mark_point(size=60, strokeWidth=1.6, fill="var(--paper)", opacity=1))
+    starts = [{"epoch": span.start, "label": span.name, "stage": stages[n]} for n, span in enumerate(curves.spans)]
+    if starts[1:]:
+        rule = alt.Chart(_data(starts[1:])).mark_rule(strokeDash=[2, 3], stroke="var(--muted)")
+        layers.append(rule.encode(x=x))
+    names = alt.Chart(_data(starts)).mark_text(align="left", baseline="bottom", dx=3, dy=-5, fontSize=11, limit=150)
+    layers.append(names.encode(x=x, y=alt.value(0), text="label:N", color=colour))
+    spoken = ", ".join(span.name for span in curves.spans)
+    name = f"{curves.label}: training and validation {quantity} per epoch, stages {spoken}"
+    return _svg(alt.layer(*layers), name, prefix)
+
+
+def latency_chart(latency: Latency, label: str, prefix: str) -> Markup:
+    """Every latency sample in the order of the calls, with the median and the 95th percentile."""
+    rows = [{"call": number, "y": seconds * 1e3} for number, seconds in enumerate(latency.samples, 1)]
+    x = alt.X("call:Q").scale(domain=[0, latency.n + 1], nice=False).axis(format="d", tickCount=5).title("call")
+    y = alt.Y("y:Q").scale(zero=False, padding=6).axis(tickCount=4).title("ms")
+    points = alt.Chart(_data(rows)).mark_point(filled=True, size=12, opacity=0.75, color="var(--s1)").encode(x=x, y=y)
+    lines = [
+        {"y": latency.median * 1e3, "label": f"median {millis(latency.median)}"},
+        {"y": latency.p95 * 1e3, "label": f"p95 {millis(latency.p95)}"},
+    ]
+    base = alt.Chart(_data(lines))
+    rule = base.mark_rule(stroke="var(--muted)", strokeDash=[2, 3]).encode(y=y)
+    text = base.mark_text(align="right", baseline="bottom", dy=-3, fontSize=11).encode(
+        x=alt.value("width"), y=y, text="label:N"
+    )
+    name = (
+        f"{label}: latency of each of {latency.n} calls at batch {latency.batch_size}, "
+        f"median {millis(latency.median)}, 95th percentile {millis(latency.p95)}"
+    )
+    return _svg(alt.layer(points, rule, text), name, prefix, height=170)
+
+
+def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) -> Markup:
+    """Accuracy against a cost, with intervals on both; hollow points are of random weights."""
+    low = min(point.x_low for point in scatter.points)
+    high = max(point.x_high for point in scatter.points)
+    logarithmic = high > 10 * low > 0
+    x_domain = [low / 1.6, high * 1.6] if logarithmic else [0, high * 1.12]
+    x = (
+        alt.X("x:Q")
+        .scale(type="log" if logarithmic else "linear", domain=x_domain, nice=False)
+        .axis(tickCount=5, format="~s" if logarithmic else "~g")
+        .title(f"{scatter.title} ({scatter.unit})")
+    )
+    y = alt.Y("y:Q").scale(domain=list(domain), nice=False).axis(format=".0%", tickCount=5).title(None)
+    rows = [
+        {
+            "x": point.x,
+            "x_low": point.x_low,
+            "x_high": point.x_high,
+            "y": point.y,
+            "y_low": point.y_low,
+            "y_high": point.y_high,
+            "label": point.label,
+            "random": point.random,
+        }
+        for point in scatter.points
+    ]
+    base = alt.Chart(_data(rows))
+    layers: list[Any] = [
+        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q"),
+        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(
+            x=alt.X("x_low:Q"), x2="x_high:Q", y=y
+        ),
+        base.mark_point(size=54, strokeWidth=1.8, opacity=1, stroke="var(--s1)").encode(
+            x=x,
+            y=y,
+            fill=alt.Fill("random:N").scale(domain=[False, True], range=["var(--s1)", "var(--paper)"]).legend(None),
+        ),
+    ]
+    labels = _labels(scatter.points, x_domain, logarithmic, domain)
+    for side, dx in (("left", 8), ("right", -8)):
+        placed = [row for row in labels if row["side"] == side]
+        if placed:
+            text = alt.Chart(_data(placed)).mark_text(align=side, baseline="middle", dx=dx, fontSize=11, limit=200)
+            layers.append(text.encode(x=x, y=y, text="label:N"))
+    name = f"Test accuracy against {scatter.title}: " + "; ".join(
+        f"{point.label}, {point.x:.4g} {scatter.unit}, {point.y:.1%}" for point in scatter.points
+    )
+    return _svg(alt.layer(*layers), name, prefix, height=260)
+
+
+def _labels(
+    points: Sequence[Point], x_domain: Sequence[float], logarithmic: bool, y_domain: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """Place labels beside their points, towards the middle, and move those that would overlap down."""
+    place = math.log if logarithmic else float
+    left, right = (place(bound) for bound in x_domain)
+    step = _LABEL_PIXELS * (y_domain[1] - y_domain[0]) / 210
+    taken: dict[str, float] = {}
+    rows = []
+    for point in sorted(points, key=lambda point: (-point.y, point.label)):
+        side = "left" if (place(point.x) - left) < (right - left) / 2 else "right"
+        y = min(point.y, taken.get(side, math.inf) - step)
+        y = max(y, y_domain[0] + step / 2)
+        taken[side] = y
+        rows.append({"x": point.x, "y": y, "label": point.label, "side": side})
+    return rows

@@ -1,0 +1,93 @@
+"""Numbers as people read them. Every page formats with these and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+__all__ = ["bytes_", "count", "duration", "figure", "flatten", "interval", "millis", "p_value", "percent", "show", "when"]
+
+_SPACE = "\N{NO-BREAK SPACE}"
+_DASH = "\N{EN DASH}"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """0.8654 becomes ``86.54 %``."""
+    return f"{share * 100:.{digits}f}{_SPACE}%" if math.isfinite(share) else "not finite"
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """Bounds of a share, in percent without the sign: ``83.6–89.0``."""
+    return f"{low * 100:.{digits}f}{_DASH}{high * 100:.{digits}f}"
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """Round to decimals."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "not finite"
+
+
+def count(value: int) -> str:
+    """61100840 becomes ``61,100,840``."""
+    return f"{value:,}"
+
+
+def _significant(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) < 1 else f"{value:#.3g}".rstrip(".")
+
+
+def millis(seconds: float) -> str:
+    """Seconds as milliseconds with three significant digits."""
+    return f"{_significant(seconds * 1e3)}{_SPACE}ms" if math.isfinite(seconds) else "not finite"
+
+
+def bytes_(value: float) -> str:
+    """Bytes as MiB or GiB with three significant digits."""
+    unit, name = (2**30, "GiB") if value >= 2**30 else (2**20, "MiB")
+    return f"{_significant(value / unit)}{_SPACE}{name}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``4.2 s``, ``3 min 05 s`` or ``1 h 02 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}{_SPACE}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}{_SPACE}min {whole % 60:02d}{_SPACE}s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}{_SPACE}h {minutes % 60:02d}{_SPACE}min"
+
+
+def when(moment: datetime) -> str:
+    """A moment in UTC, to the minute."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def p_value(p: float) -> str:
+    """``p = 0.36``, or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def show(value: Any) -> str:
+    """An option's value as the command line writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(show, value))
+    return str(value)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat

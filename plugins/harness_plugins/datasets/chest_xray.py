@@ -1,0 +1,162 @@
+"""Chest X-Ray Images (Pneumonia): the images that the paper used, added by the user from the publisher's file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from harness.api import Dataset, DatasetOptions, Download, ImageSplits
+from harness.data.archive import Tree, open_tree
+from harness.data.manifest import (
+    Candidate,
+    ManifestImages,
+    build_manifest,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from harness.data.splits import check_splits, move_groups, move_images
+from harness.errors import DataError, did_you_mean
+
+__all__ = ["ChestXray", "patient"]
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+_SPLITS = ("train", "val", "test")
+_NAMES = (
+    # bacteria and virus count their patients separately
+    re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+(?:_\d+)*\.\w+"),
+    re.compile(r"(?P<kind>NORMAL2-IM|IM)-(?P<number>\d+)-\d+(?:-\d+)*\.\w+"),
+    # the authors' later release numbers its studies anew
+    re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<number>\d+)-\d+\.\w+"),
+)
+
+
+class ChestXrayOptions(DatasetOptions):
+    """Which training images become val."""
+
+    split: Literal["paper", "grouped"] = Field(
+        "paper", description="paper: val drawn image by image; grouped: no patient is on two sides"
+    )
+    split_seed: int = Field(0, ge=0, description="seed of that draw")
+    val_normal: int = Field(100, ge=1, description="NORMAL images moved from train to val")
+    val_pneumonia: int = Field(200, ge=1, description="PNEUMONIA images moved from train to val")
+
+
+class ChestXray(Dataset):
+    """Paediatric chest X-rays, normal against pneumonia; patients are read from the file names."""
+
+    Options: ClassVar[type[DatasetOptions]] = ChestXrayOptions
+    citation = (
+        "Kermany, Daniel; Zhang, Kang; Goldbaum, Michael (2018): Labeled Optical Coherence Tomography (OCT) and Chest "
+        "X-Ray Images for Classification. Mendeley Data, V2, doi 10.17632/rscbjbr9sj.2"
+    )
+    licence = "CC BY 4.0"
+    download = Download(
+        url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/"
+        "file_downloaded",
+        filename="ChestXRay2017.zip",
+        size=1_235_512_464,
+    )
+    releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "Kaggle's": {"train": 5216, "val": 16, "test": 624},
+        "Kaggle's without its 16 val images": {"train": 5216, "test": 624},
+        "Mendeley Data V2": {"train": 5232, "test": 624},
+    }
+
+    def load(self, name: str, options: DatasetOptions) -> ImageSplits:
+        """Return the splits of the images that were added."""
+        assert isinstance(options, ChestXrayOptions)  # noqa: S101
+        cure = f"run `harness data add {name} --from FILE_OR_FOLDER`"
+        manifest = read_manifest(manifest_path(name), cure)
+        if manifest is None:
+            raise DataError(
+                f"the images of {name!r} have not been added. Either `harness data fetch {name}` downloads them (1.2 "
+                f"GB), or `harness data add {name} --from FILE_OR_FOLDER` takes a zip or folder that you have, or "
+                "`--data phantom` uses generated images"
+            )
+        images = ManifestImages(manifest, cure)
+        images.check()
+        train, val, test = map(manifest.refs, _SPLITS)
+        per_class = dict(enumerate((options.val_normal, options.val_pneumonia)))
+        if options.split == "paper":
+            train, moved = move_images(train, per_class, options.split_seed)
+        else:
+            train, moved = move_groups(train, per_class, options.split_seed, frozenset(ref.group for ref in val))
+            sides = [{ref.group for ref in refs} for refs in (train, (*val, *moved), test)]
+            if torn := sorted((sides[0] | sides[1]) & sides[2]):
+                raise DataError(
+                    f"data.split=grouped: {len(torn)} patients of the test split are also outside it, such as "
+                    f"{torn[0]}; data.split=paper accepts that"
+                )
+        return check_splits(ImageSplits(manifest.classes, train, (*val, *moved), test, images))
+
+    def add(self, name: str, source: Path, *, root: str | None, progress: Callable[[int, int], None]) -> None:
+        """Verify and register Kaggle's layout, ``{train,test[,val]}/{NORMAL,PNEUMONIA}/*``, at any depth."""
+        with open_tree(source) as tree:
+            place = _root(tree, root)
+            manifest = build_manifest(tree, "" if place == "." else place, CLASSES, _candidates(tree, place), progress)
+        write_manifest(manifest_path(name), manifest)
+
+
+def patient(filename: str) -> str:
+    """Return the patient that a file name carries, such as ``bacteria-12`` or ``NORMAL2-IM-1427``.
+
+    Raises:
+        DataError: the name is of no kind that the published data has.
+    """
+    for pattern in _NAMES:
+        if match := pattern.fullmatch(filename):
+            return f"{match['kind']}-{match['number']}"
+    raise DataError(
+        f"the file name {filename!r} does not say which patient it shows; expected person12_bacteria_34.jpeg, "
+        "IM-0115-0001.jpeg or NORMAL2-IM-1427-0001.jpeg. For images named otherwise use --data imagefolder:FOLDER"
+    )
+
+
+def _place(name: str) -> tuple[str, str, str, str] | None:
+    """Take ``ROOT/train/NORMAL/FILE`` apart; None for a file in no such place. The tree itself is the root ``.``."""
+    *root, split, class_name, filename = "", "", *name.split("/")
+    if split not in _SPLITS or class_name not in CLASSES:
+        return None
+    return "/".join(root[2:]) or ".", split, class_name, filename
+
+
+def _root(tree: Tree, wanted: str | None) -> str:
+    """Return the folder that holds the splits, ``.`` for the tree itself."""
+    found = Counter(place[0] for file in tree.files if (place := _place(file.name)))
+    if not found:
+        raise DataError(
+            f"{tree.path} has no images in train/NORMAL, train/PNEUMONIA, test/NORMAL and test/PNEUMONIA, at any depth"
+        )
+    if wanted is not None:
+        root = PurePosixPath(wanted).as_posix()
+        if root not in found:
+            raise DataError(f"--root {wanted}: {tree.path} has no such images there. {did_you_mean(root, found)}")
+        return root
+    if len(found) > 1:
+        several = ", ".join(f"{root} ({number} images)" for root, number in sorted(found.items()))
+        raise DataError(f"{tree.path} holds the images more than once: {several}; name one with --root")
+    return next(iter(found))
+
+
+def _candidates(tree: Tree, root: str) -> list[Candidate]:
+    candidates = []
+    seen: set[tuple[str, str]] = set()
+    for file in tree.files:
+        place = _place(file.name)
+        if place is None or place[0] != root:
+            continue
+        _, split, class_name, filename = place
+        seen.add((split, class_name))
+        candidates.append(Candidate(f"{split}/{class_name}/{filename}", split, class_name, patient(filename)))
+    with_val = any(split == "val" for split, _ in seen)
+    for split in _SPLITS if with_val else ("train", "test"):
+        for class_name in CLASSES:
+            if (split, class_name) not in seen:
+                raise DataError(f"{root}/{split}/{class_name} in {tree.path} holds no image")
+    return candidates

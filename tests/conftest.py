@@ -1,0 +1,61 @@
+"""What tests share: the command line as a user starts it, and really installed packages of plugins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ROOT, Harness
+
+
+@pytest.fixture(scope="session")
+def test_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed tests/packages/harness-test-plugins."""
+    return _install("harness-test-plugins", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def duplicate_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed tests/packages/harness-duplicate."""
+    return _install("harness-duplicate", tmp_path_factory)
+
+
+def _install(package: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp(package)
+    source = ROOT / "tests" / "packages" / package
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*command, str(target), str(source)], check=True, capture_output=True, text=True)
+    return target
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Harness:
+    """Run ``harness ARGS...`` in a fresh folder with a home of its own; keywords are environment variables."""
+
+    def run(*arguments: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "HARNESS_HOME": str(tmp_path / "home"), "COLUMNS": "200", **environment}
+        env.pop("HARNESS_DB", None)
+        return subprocess.run(
+            [sys.executable, "-m", "harness", *map(str, arguments)],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """The real chest X-rays as a zip file."""
+    path = os.environ.get("HARNESS_TEST_DATA")
+    if not path:
+        pytest.skip("HARNESS_TEST_DATA does not name the zip of real chest X-rays")
+    return Path(path)

@@ -1,0 +1,72 @@
+"""Several processes open one database for the first time at once, and then write to it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from harness.store import open_store
+
+PROCESSES = 6
+EPOCHS = 20
+
+WORKER = """
+import sys
+import numpy as np
+from harness.results import (
+    DatasetRecord, Environment, EpochResult, Prediction, RunSetup, SplitRecord, StageResult, StageStarted, WeightsRecord
+)
+from harness.store import open_store
+worker, epochs, *urls = sys.argv[1:]
+labels = np.zeros(100, np.int64)
+ids = tuple(map(str, range(100)))
+splits = tuple(SplitRecord(name, ids, ids, labels) for name in ("val", "test"))
+data = DatasetRecord("d", "f" * 64, ("a", "b"), {}, True, "", "", splits)
+logits = np.eye(2, dtype=np.float32)[labels]
+setup = RunSetup(Environment("cpu", "cpu", "3", "2", {}), WeightsRecord("random", "", None), 1)
+same = {"schedule": "paper", "seed": 0, "config": {}, "config_hash": "c", "plugins": ()}
+print("ready", flush=True)
+sys.stdin.readline()
+for url in urls:
+    with open_store(url) as store:
+        experiment = store.experiment("table1", worker)
+        run = store.start_run(experiment, backbone=worker, dataset=data, **same)
+        store.record(run, setup)
+        store.record(run, StageStarted("frozen", 0, int(epochs), 1))
+        for epoch in range(int(epochs) if url == urls[-1] else 1):
+            store.record(run, EpochResult("frozen", epoch + 1, *[float(worker)] * 7))
+        store.record(run, StageResult("frozen", 1, 1.0, 1.0, tuple(Prediction(s, logits) for s in ("val", "test"))))
+        store.finish_run(run, "completed")
+"""
+
+
+def together(*urls):
+    """Run workers that begin with the first database at the same moment."""
+    command = [sys.executable, "-c", WORKER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen([*command, str(i), str(EPOCHS), *urls], **pipes) for i in range(PROCESSES)]
+    for worker in workers:
+        worker.stdout.readline()
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    errors = [worker.communicate()[1] for worker in workers]
+    assert errors == [""] * PROCESSES
+
+
+@pytest.mark.timeout(120)
+def test_processes_share_a_fresh_database(url, tmp_path):
+    fresh = [str(tmp_path / f"fresh{i}.db") for i in range(10)] if "://" not in url else []
+    together(*fresh, url)
+    for path in [*fresh, url]:
+        with open_store(path, create=False) as store:
+            runs = store.runs()
+            assert sorted(int(run.backbone) for run in runs) == list(range(PROCESSES))
+            assert {run.status for run in runs} == {"completed"}
+            assert len({run.uid for run in runs}) == PROCESSES
+            assert len(store.experiments()) == 1
+            assert len({id(run.dataset) for run in runs}) == len({id(run.environment) for run in runs}) == 1
+            planned = EPOCHS if path == url else 1
+            for run in runs:
+                assert [epoch.lr for epoch in run.stages[0].epochs] == [float(run.backbone)] * planned
+                assert run.stages[0].test_correct == 100
