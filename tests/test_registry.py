@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import registry
-from harness.api import Backbone, Schedule
+from harness.api import Backbone
 from harness.errors import BrokenPluginError, PluginError, PluginNotFoundError
 from support import Harness
 
@@ -33,10 +33,7 @@ def test_the_core_names_no_plugin() -> None:
 
 @pytest.mark.parametrize("plugin", registry.plugins(), ids=str)
 def test_every_installed_plugin_loads(plugin: registry.Plugin) -> None:
-    from harness.api import Dataset, Ensemble
-
-    bases = {"backbone": Backbone, "schedule": Schedule, "ensemble": Ensemble, "dataset": Dataset}
-    assert registry.load(plugin, bases[plugin.kind]) is not None
+    assert registry.load(plugin, registry.BASES[plugin.kind]) is not None
 
 
 def test_third_party_origin(installed: None) -> None:

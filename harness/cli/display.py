@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from harness import results
 from harness.cli.output import escape
+from harness.config import RunConfig
 
 __all__ = ["RunDisplay"]
 
@@ -16,8 +17,9 @@ __all__ = ["RunDisplay"]
 class RunDisplay:
     """Shows one backbone's events after another's. A context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, runs: int) -> None:
         self._console = console
+        self._runs = runs
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -40,13 +42,12 @@ class RunDisplay:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._bars.stop()
 
-    def begin(self, backbone: str, position: str) -> None:
-        """Announce a run; ``position`` is like ``2/3``."""
-        self._backbone = backbone
-        self._print(f"[bold]{escape(backbone)}[/] ({position})")
-
-    def show(self, event: results.Event) -> None:
-        """Show one event."""
+    def show(self, index: int, config: RunConfig, event: results.Event | None) -> None:
+        """Show one event of the run at ``index``; None announces the run."""
+        if event is None:
+            self._backbone = config.backbone
+            self._print(f"[bold]{escape(config.backbone)}[/] ({index + 1}/{self._runs})")
+            return
         match event:
             case results.Progress():
                 self._advance(event)
@@ -73,15 +74,11 @@ class RunDisplay:
                 self._bars.update(self._stage, visible=False)
                 self._print(f"  {event.stage}: {event.seconds:.0f} s, epoch {event.tested_epoch} tested")
             case results.Failure():
-                self.end()
+                for task in (self._stage, self._step):
+                    self._bars.update(task, visible=False)
                 self._print(f"  [bold red]failed:[/] {escape(event.message)}")
             case results.Measurement():
                 pass
-
-    def end(self) -> None:
-        """Put the bars away."""
-        for task in (self._stage, self._step):
-            self._bars.update(task, visible=False)
 
     def _advance(self, event: results.Progress) -> None:
         if event.epoch is None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from harness.api import Backbone, Dataset
 from harness.cli.output import err, escape, out, print_json
 from harness.errors import BrokenPluginError, HarnessError, StoreError
 
@@ -75,14 +76,12 @@ def _devices() -> Iterator[_Finding]:
 
 def _plugins() -> Iterator[_Finding]:
     from harness import registry
-    from harness.api import Backbone, Dataset, Ensemble, Schedule
 
-    bases = {"backbone": Backbone, "schedule": Schedule, "ensemble": Ensemble, "dataset": Dataset}
     for plugin in registry.plugins():
         what = f"{plugin.kind} {plugin.name}"
         try:
             registry.find(plugin.kind, plugin.name)
-            loaded = registry.load(plugin, bases[plugin.kind])
+            loaded = registry.load(plugin, registry.BASES[plugin.kind])
         except BrokenPluginError as error:
             yield _Finding(what, "broken", str(error), error.details)
             continue
@@ -98,11 +97,9 @@ def _plugins() -> Iterator[_Finding]:
             yield _Finding(what, "ok", origin)
 
 
-def _weights(what: str, origin: str, backbone: object) -> _Finding:
-    from harness.api import Backbone
+def _weights(what: str, origin: str, backbone: Backbone) -> _Finding:
     from harness.paths import weights_dirs
 
-    assert isinstance(backbone, Backbone)  # noqa: S101
     for published in backbone.pretrained().values():
         places = [published.path] if published.path else [folder / published.filename for folder in weights_dirs()]
         if not any(place.is_file() for place in places):
@@ -110,12 +107,9 @@ def _weights(what: str, origin: str, backbone: object) -> _Finding:
     return _Finding(what, "ok", f"{origin}; weights are here")
 
 
-def _data(what: str, origin: str, name: str, dataset: object) -> _Finding:
+def _data(what: str, origin: str, name: str, dataset: Dataset) -> _Finding:
     from pydantic import ValidationError
 
-    from harness.api import Dataset
-
-    assert isinstance(dataset, Dataset)  # noqa: S101
     try:
         splits = dataset.load(name, dataset.Options())
     except ValidationError:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.cli.output import escape
-from harness.results import EnsembleRecord, Run
+from harness.results import EnsembleRecord, Run, StageRecord
 
 __all__ = ["accuracy_table", "ensemble_json", "run_json"]
 
@@ -16,19 +16,15 @@ __all__ = ["accuracy_table", "ensemble_json", "run_json"]
 def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], title: str) -> Table:
     """Table 1: test accuracy after each stage with its Wilson 95 % interval, and the ensembles below."""
     stages = list(dict.fromkeys(name for run in runs for name in _stage_names(run)))
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=f"Test accuracy, {escape(title)}", title_justify="left")
     table.add_column("run", justify="right")
-    table.add_column("backbone")
+    table.add_column("backbone", overflow="fold")
     table.add_column("weights")
     for stage in stages:
-        table.add_column(f"test accuracy after {escape(stage)}", justify="right")
+        table.add_column(f"after {escape(stage)}", justify="right")
     for run in sorted(runs, key=lambda run: run.id):
-        weights = run.weights.kind if run.weights else str(run.config.get("weights", ""))
-        cells = []
-        for name in stages:
-            stage = run.stage(name)
-            known = stage is not None and stage.test_correct is not None and stage.test_images is not None
-            cells.append(_accuracy(stage.test_correct, stage.test_images) if known else "")  # type: ignore[union-attr,arg-type]
+        weights = run.weights.kind if run.weights else str(run.config["weights"])
+        cells = [_tested(run.stage(name)) for name in stages]
         if run.status != "completed" and cells:
             cells[-1] = f"[red]{run.status}[/]"
         table.add_row(str(run.id), escape(run.backbone), escape(weights), *cells)
@@ -47,11 +43,17 @@ def _stage_names(run: Run) -> list[str]:
     return [str(stage["name"]) for stage in run.config["schedule"]["stages"]]
 
 
+def _tested(stage: StageRecord | None) -> str:
+    if stage is None or stage.test_correct is None or not stage.test_images:
+        return ""
+    return _accuracy(stage.test_correct, stage.test_images)
+
+
 def _accuracy(correct: int, images: int) -> str:
     from harness.analysis.metrics import wilson
 
     low, high = wilson(correct, images)
-    return f"{correct / images:.2%} [dim]{low * 100:.1f}-{high * 100:.1f}[/] ({correct}/{images})"
+    return f"{correct / images:.2%}  {correct}/{images}\n[dim]{low * 100:.1f} to {high * 100:.1f}[/]"
 
 
 def run_json(run: Run) -> dict[str, Any]:

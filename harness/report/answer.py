@@ -85,7 +85,10 @@ def baseline(run: Run) -> tuple[str, Share] | None:
 def answer(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord]) -> Answer:
     """Say which network was best, whether that can be told from chance, and whether an ensemble helped."""
     candidates = [
-        _Candidate(run, stage, found) for run in runs for stage in run.stages if (found := test_share(stage)) is not None
+        _Candidate(run, stage, found)
+        for run in runs
+        for stage in run.stages
+        if (found := test_share(stage)) is not None
     ]
     if not candidates:
         return Answer(f"Nothing has been tested yet: {_statuses(runs)}.", ())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import vl_convert
 from markupsafe import Markup, escape
 
-from harness.report.parts import Curves, CurvePoint, Latency
+from harness.report.parts import CurvePoint, Curves, Latency
 from harness.report.text import millis
 from harness.report.views import Point, Scatter
 
@@ -45,39 +45,40 @@ _CONFIG: dict[str, Any] = {
 
 _TAG = re.compile(r"<[^>]*>")
 _ID = re.compile(r'(id="|url\(#|href="#)([^")]+)')
-_NOISE = re.compile(
-    r' (?:aria-[a-z]+|role|pointer-events|class|font-family|opacity)="(?:[^"]*)"|<path [^>]*d="(?:M0,0h0v0h0Z)?"[^>]*/>'
-)
+_NOISE = re.compile(r' (?:(?:aria-[a-z]+|role|pointer-events|class|font-family)="[^"]*"|opacity="1")')
+_EMPTY = re.compile(r'<path [^>]*d="(?:M0,0h0v0h0Z)?"[^>]*/>')
 
 
-def _svg(chart: alt.LayerChart, name: str, prefix: str, height: int = HEIGHT) -> Markup:
+def _svg(layers: Sequence[Any], name: str, prefix: str, height: int = HEIGHT) -> Markup:
     """Draw a chart.
 
     Args:
-        chart: what to draw.
+        layers: charts drawn over each other.
         name: what a screen reader says of it.
         prefix: put before each id, so that charts of one page do not clash.
         height: in pixels, axes included.
     """
-    spec = chart.properties(
-        width=WIDTH, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding")
-    ).to_dict()
+    spec = (
+        alt.layer(*layers)
+        .properties(width=WIDTH, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+        .to_dict()
+    )
     spec["config"] = _CONFIG
-    drawn = vl_convert.vegalite_to_svg(spec)
+    drawn = _EMPTY.sub("", vl_convert.vegalite_to_svg(spec))
     # vl-convert counts ids through the life of a process: count them anew
     ids: dict[str, str] = {}
 
-    def renamed(match: re.Match[str]) -> str:
-        return match[1] + ids.setdefault(match[2], f"{prefix}-{len(ids)}")
+    def tidied(tag: re.Match[str]) -> str:
+        return _ID.sub(
+            lambda found: found[1] + ids.setdefault(found[2], f"{prefix}-{len(ids)}"), _NOISE.sub("", tag[0])
+        )
 
-    drawn = _TAG.sub(lambda tag: _ID.sub(renamed, tag[0]), _NOISE.sub("", drawn))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(name)}"'
-    # the font is the page's
-    return Markup(re.sub(r"^<svg xmlns(?::xlink)?=\"[^\"]*\"(?: xmlns:xlink=\"[^\"]*\")?", lambda _: head, drawn))  # noqa: S704
+    drawn = _TAG.sub(tidied, drawn).removeprefix("<svg ")
+    return Markup(f'<svg role="img" aria-label="{escape(name)}" ') + Markup(drawn)  # noqa: S704
 
 
-def _data(rows: Sequence[dict[str, Any]]) -> alt.Data:
-    return alt.Data(values=list(rows))
+def _data(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"values": list(rows)}
 
 
 def accuracy_chart(curves: Curves, domain: tuple[float, float], prefix: str) -> Markup:
@@ -107,7 +108,12 @@ def _curves(
 ) -> Markup:
     last = curves.spans[-1].end
     stages = [str(number) for number in range(len(curves.spans))]
-    x = alt.X("epoch:Q").scale(domain=[0.5, last], nice=False).axis(format="d", tickCount=6, tickMinStep=1).title("epoch")
+    x = (
+        alt.X("epoch:Q")
+        .scale(domain=[0.5, last], nice=False)
+        .axis(format="d", tickCount=6, tickMinStep=1)
+        .title("epoch")
+    )
     y = alt.Y("y:Q").scale(scale).axis(axis).title(None)
     colour = (
         alt.Color("stage:N")
@@ -133,7 +139,7 @@ def _curves(
     layers.append(names.encode(x=x, y=alt.value(0), text="label:N", color=colour))
     spoken = ", ".join(span.name for span in curves.spans)
     name = f"{curves.label}: training and validation {quantity} per epoch, stages {spoken}"
-    return _svg(alt.layer(*layers), name, prefix)
+    return _svg(layers, name, prefix)
 
 
 def latency_chart(latency: Latency, label: str, prefix: str) -> Markup:
@@ -155,7 +161,7 @@ def latency_chart(latency: Latency, label: str, prefix: str) -> Markup:
         f"{label}: latency of each of {latency.n} calls at batch {latency.batch_size}, "
         f"median {millis(latency.median)}, 95th percentile {millis(latency.p95)}"
     )
-    return _svg(alt.layer(points, rule, text), name, prefix, height=170)
+    return _svg([points, rule, text], name, prefix, height=170)
 
 
 def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) -> Markup:
@@ -186,7 +192,9 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
     ]
     base = alt.Chart(_data(rows))
     layers: list[Any] = [
-        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q"),
+        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(
+            x=x, y=alt.Y("y_low:Q"), y2="y_high:Q"
+        ),
         base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(
             x=alt.X("x_low:Q"), x2="x_high:Q", y=y
         ),
@@ -197,7 +205,8 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
         ),
     ]
     labels = _labels(scatter.points, x_domain, logarithmic, domain)
-    for side, dx in (("left", 8), ("right", -8)):
+    sides: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 8), ("right", -8))
+    for side, dx in sides:
         placed = [row for row in labels if row["side"] == side]
         if placed:
             text = alt.Chart(_data(placed)).mark_text(align=side, baseline="middle", dx=dx, fontSize=11, limit=200)
@@ -205,7 +214,7 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
     name = f"Test accuracy against {scatter.title}: " + "; ".join(
         f"{point.label}, {point.x:.4g} {scatter.unit}, {point.y:.1%}" for point in scatter.points
     )
-    return _svg(alt.layer(*layers), name, prefix, height=260)
+    return _svg(layers, name, prefix, height=260)
 
 
 def _labels(

@@ -105,7 +105,9 @@ def _deviations(paper: Paper, run: Run) -> list[tuple[str, str, str]]:
     trained = {stage["name"] for stage in run.config.get("schedule", {}).get("stages", ())}
     points += [(stage, "left out", "trained") for stage in paper.stages if stage not in trained]
     points += [
-        (key, ours[key], show(value)) for key, value in paper.protocol.items() if key in ours and ours[key] != show(value)
+        (key, ours[key], show(value))
+        for key, value in paper.protocol.items()
+        if key in ours and ours[key] != show(value)
     ]
     sizes = {split: sum(counts.values()) for split, counts in run.dataset.counts.items()}
     points += [

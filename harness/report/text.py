@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-__all__ = ["bytes_", "count", "duration", "figure", "flatten", "interval", "millis", "p_value", "percent", "show", "when"]
+__all__ = [
+    "bytes_",
+    "count",
+    "duration",
+    "figure",
+    "flatten",
+    "interval",
+    "millis",
+    "p_value",
+    "percent",
+    "show",
+    "when",
+]
 
 _SPACE = "\N{NO-BREAK SPACE}"
 _DASH = "\N{EN DASH}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,12 +142,12 @@ class StageHead:
 
 @dataclass(frozen=True)
 class Figure:
-    """What is drawn of one run. The numbers are None where there is nothing to draw yet."""
+    """What is drawn of one run that has ended an epoch, with the numbers of its two figures."""
 
     run: RunRef
-    accuracy_number: int | None
-    loss_number: int | None
-    curves: Curves | None
+    accuracy_number: int
+    loss_number: int
+    curves: Curves
     confusions: tuple[Confusion, ...]
 
 
@@ -224,9 +224,7 @@ class ExperimentView:
     runs: tuple[RunRow, ...]
 
 
-def experiment_view(
-    experiment: Experiment, runs: Sequence[Run], ensembles: Sequence[EnsembleRecord]
-) -> ExperimentView:
+def experiment_view(experiment: Experiment, runs: Sequence[Run], ensembles: Sequence[EnsembleRecord]) -> ExperimentView:
     """Compute an experiment's page.
 
     Args:
@@ -359,7 +357,7 @@ def _ensemble_rows(
     shown = set()
     for (method, voters), records in groups.items():
         members = [member.backbone for member in next(iter(records.values())).members]
-        published = {}
+        published: Mapping[str, PaperFigure] = {}
         if paper and sorted(members) == sorted(paper.members.get(method, ())):
             published = paper.ensembles[method]
             shown.add(method)
@@ -443,9 +441,7 @@ def _scatters(rows: Sequence[SpeedRow], sizes: Sequence[int], memories: Sequence
         yield Scatter(f"memory{index}", f"peak memory, {label}", "MiB", tuple(points))
 
 
-def _point(
-    row: SpeedRow, found: Share, names: Sequence[str], scale: float, x: float, low: float, high: float
-) -> Point:
+def _point(row: SpeedRow, found: Share, names: Sequence[str], scale: float, x: float, low: float, high: float) -> Point:
     # A few runs are named; of many, or of one network's several, the number says more.
     named = len(names) <= FEW_RUNS and names.count(row.run.backbone) == 1
     label = row.run.backbone if named else f"#{row.run.id}"
@@ -489,12 +485,11 @@ class RunView:
 
     run: Run
     ref: RunRef
+    label: str
     banners: tuple[Banner, ...]
     headline: str
     seconds: float | None
     stages: tuple[StageView, ...]
-    curves: Curves | None
-    accuracy_domain: tuple[float, float]
     confusions: tuple[Confusion, ...]
     latencies: tuple[Latency, ...]
     memory: tuple[Memory, ...]
@@ -505,27 +500,23 @@ class RunView:
     packages: tuple[tuple[str, str], ...]
 
 
-def run_view(run: Run, accuracy_domain: tuple[float, float]) -> RunView:
-    """Compute a run's page; the run was read with everything.
-
-    Args:
-        run: the run.
-        accuracy_domain: scale of accuracies, common to the runs of an experiment.
-    """
+def run_view(run: Run) -> RunView:
+    """Compute the page of a run that was read with everything."""
     paper = load_paper()
     protocol = {key: show(value) for key, value in paper.protocol.items()} if paper.concerns(run) else {}
-    environment = flatten({k: v for k, v in run.environment.details.items() if k != "packages"}) if run.environment else {}
+    environment = (
+        flatten({k: v for k, v in run.environment.details.items() if k != "packages"}) if run.environment else {}
+    )
     packages = run.environment.details.get("packages") or {} if run.environment else {}
     classes = run.dataset.classes
     return RunView(
         run=run,
         ref=_ref(run),
+        label=f"{run.backbone}{badge(run).suffix}",
         banners=_banners([run]),
         headline=_headline(run),
         seconds=(run.finished_at - run.started_at).total_seconds() if run.finished_at else None,
         stages=tuple(_stage_view(run, stage) for stage in run.stages),
-        curves=curves(run),
-        accuracy_domain=accuracy_domain,
         confusions=tuple(found for stage in run.stages if (found := confusion(run, stage)) is not None),
         latencies=latencies(run),
         memory=memory(run),

@@ -1,0 +1,237 @@
+"""From what a user asked for to recorded runs and ensembles. No printing, and no torch in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from harness import registry
+from harness.api import Dataset, Ensemble, Schedule
+from harness.config import (
+    Recipe,
+    RunConfig,
+    apply_to_dataset,
+    apply_to_schedule,
+    parse_set,
+    parse_weights,
+    read_recipe,
+)
+from harness.data.record import describe
+from harness.data.splits import limit_train
+from harness.errors import ConfigError, HarnessError
+from harness.launch import run_in_child
+from harness.registry import Plugin
+from harness.results import DatasetRecord, EnsembleRecord, Event, Experiment, Failure, RunStatus
+
+if TYPE_CHECKING:
+    from harness.store import Store
+
+__all__ = ["Outcome", "Plan", "Request", "make_plan", "run_experiment"]
+
+# What the paper used: the only plugins that the core knows by name.
+DEFAULT_SCHEDULE = "paper"
+DEFAULT_ENSEMBLE = "majority_vote"
+DEFAULT_DATASET = "chest-xray"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for, as typed; None is what was not said. Values of the request win over its recipe's."""
+
+    plugins: Sequence[str] = ()
+    data: str | None = None
+    weights: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    recipe: Path | None = None
+    stages: Sequence[str] | None = None
+    limit_train: int | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    experiment: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config for each run with the plugins it uses, and the ensembles over them; all of one schedule and data set."""
+
+    experiment: str
+    configs: tuple[RunConfig, ...]
+    plugins: tuple[tuple[Plugin, ...], ...]
+    ensembles: tuple[tuple[Plugin, Ensemble], ...]
+    dataset: DatasetRecord
+
+
+@dataclass
+class Outcome:
+    """What came of a plan. ``complaints`` are ensembles that failed, in words."""
+
+    experiment: Experiment
+    run_ids: list[int] = field(default_factory=list)
+    ensembles: list[EnsembleRecord] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve a request: plugins found and loaded (all but backbones), options validated, images found.
+
+    Raises:
+        HarnessError: anything of it cannot be used. Nothing has been recorded then.
+    """
+    recipe, overrides = read_recipe(request.recipe) if request.recipe else (Recipe(), [])
+    overrides += [parse_set(text) for text in request.settings]
+    argument = _choose_data(request.data)
+    chosen = _choose_plugins(request.plugins or recipe.plugins, argument[0] if argument else None)
+    schedule_plugin, dataset_plugin = chosen["schedule"][0], chosen["dataset"][0]
+    schedule = apply_to_schedule(
+        registry.load(schedule_plugin, Schedule),
+        overrides,
+        request.stages if request.stages is not None else recipe.stages,
+    )
+    dataset = registry.load(dataset_plugin, Dataset)
+    options = apply_to_dataset(dataset_plugin.name, argument[1] if argument else None, dataset.Options, overrides)
+    weights = parse_weights(request.weights or _weights_of(recipe), [plugin.name for plugin in chosen["backbone"]])
+    try:
+        configs = tuple(
+            RunConfig(
+                backbone=plugin.name,
+                weights=weights[plugin.name],
+                schedule_name=schedule_plugin.name,
+                schedule=schedule,
+                dataset=dataset_plugin.name,
+                data=options.model_dump(mode="json"),
+                limit_train=request.limit_train if request.limit_train is not None else recipe.limit_train,
+                seed=request.seed if request.seed is not None else recipe.seed or 0,
+                device=request.device or recipe.device or "auto",
+                precision=request.precision or recipe.precision or "fp32",
+            )
+            for plugin in chosen["backbone"]
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
+    splits = dataset.load(dataset_plugin.name, options)
+    if configs[0].limit_train is not None:
+        splits = limit_train(splits, configs[0].limit_train, configs[0].seed)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return Plan(
+        experiment=request.experiment or recipe.experiment or f"{dataset_plugin.name} {now}",
+        configs=configs,
+        plugins=tuple((plugin, schedule_plugin, dataset_plugin) for plugin in chosen["backbone"]),
+        ensembles=tuple((plugin, registry.load(plugin, Ensemble)) for plugin in chosen["ensemble"]),
+        dataset=describe(dataset_plugin.name, dataset, splits),
+    )
+
+
+def _choose_data(data: str | None) -> tuple[str, str | None] | None:
+    """Split ``NAME`` or ``NAME:ARGUMENT``."""
+    if not data:
+        return None
+    name, colon, argument = data.partition(":")
+    return name, argument if colon else None
+
+
+def _choose_plugins(names: Sequence[str], data: str | None) -> dict[str, list[Plugin]]:
+    """Sort the named plugins by kind, and fill in the kinds that nobody named."""
+    chosen: dict[str, list[Plugin]] = {kind: [] for kind in registry.KINDS}
+    for plugin in [registry.find_any(name) for name in names] + ([registry.find("dataset", data)] if data else []):
+        if plugin not in chosen[plugin.kind]:
+            chosen[plugin.kind].append(plugin)
+    if not chosen["backbone"]:
+        raise ConfigError(
+            "--plugins: name at least one backbone, for example --plugins resnet18; `harness plugins` lists them"
+        )
+    chosen["schedule"] = chosen["schedule"] or [registry.find("schedule", DEFAULT_SCHEDULE)]
+    chosen["ensemble"] = chosen["ensemble"] or [registry.find("ensemble", DEFAULT_ENSEMBLE)]
+    chosen["dataset"] = chosen["dataset"] or [registry.find("dataset", DEFAULT_DATASET)]
+    for kind in ("schedule", "dataset"):
+        if len(chosen[kind]) > 1:
+            several = " and ".join(plugin.name for plugin in chosen[kind])
+            raise ConfigError(f"one call takes one {kind}; found {several}")
+    return chosen
+
+
+def _weights_of(recipe: Recipe) -> list[str]:
+    if isinstance(recipe.weights, dict):
+        return [f"{name}={value}" for name, value in recipe.weights.items()]
+    return [recipe.weights] if recipe.weights else []
+
+
+def run_experiment(
+    plan: Plan, store: Store, command: str, watch: Callable[[int, RunConfig, Event | None], None]
+) -> Outcome:
+    """Execute a plan run by run, each in its own process, and record everything as it happens.
+
+    A run that fails is recorded as failed and the next one starts. An interrupt ends the run in progress, keeps what it
+    recorded, and starts no other.
+
+    Args:
+        plan: what to do.
+        store: where to record it.
+        command: what the user typed, for the record.
+        watch: told of each event of each run, by its position in the plan; None when a run begins.
+    """
+    store.add_dataset(plan.dataset)
+    outcome = Outcome(store.experiment(plan.experiment, command))
+    try:
+        for index, config in enumerate(plan.configs):
+            run_id = store.start_run(
+                outcome.experiment,
+                backbone=config.backbone,
+                schedule=config.schedule_name,
+                seed=config.seed,
+                config=config.model_dump(mode="json"),
+                config_hash=config.hash,
+                plugins=[plugin.record for plugin in plan.plugins[index]],
+                dataset=plan.dataset,
+            )
+            outcome.run_ids.append(run_id)
+            watch(index, config, None)
+            _execute(store, run_id, config, partial(watch, index, config))
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    _combine(plan, store, outcome)
+    return outcome
+
+
+def _execute(store: Store, run_id: int, config: RunConfig, watch: Callable[[Event], None]) -> None:
+    status: RunStatus = "completed"
+    events = run_in_child(config)
+    try:
+        for event in events:
+            store.record(run_id, event)
+            watch(event)
+            if isinstance(event, Failure):
+                status = "failed"
+    except BaseException:
+        status = "interrupted"
+        raise
+    finally:
+        events.close()
+        store.finish_run(run_id, status)
+
+
+def _combine(plan: Plan, store: Store, outcome: Outcome) -> None:
+    """Combine the runs that completed, after each stage. One run alone makes no ensemble."""
+    from harness.analysis.ensemble import combine_runs
+
+    runs = [run for run in map(store.run, outcome.run_ids) if run.status == "completed"]
+    if len(runs) < 2:
+        return
+    for plugin, ensemble in plan.ensembles:
+        for stage in plan.configs[0].schedule.stages:
+            try:
+                record = combine_runs(ensemble, plugin.record, runs, stage.name)
+            except HarnessError as error:
+                outcome.complaints.append(f"{plugin.name} after {stage.name}: {error}")
+                continue
+            store.add_ensemble(outcome.experiment, record)
+            outcome.ensembles.append(record)

@@ -1,0 +1,164 @@
+"""From an open store to a folder of static pages. What is written depends on the database alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.errors import ConfigError, StoreError, did_you_mean
+from harness.report import charts, text
+from harness.report.views import ExperimentView, Figure, Scatter, experiment_view, run_view
+from harness.results import Experiment, Run
+
+if TYPE_CHECKING:
+    from harness.store import Store
+
+__all__ = ["MARKER", "render_report"]
+
+MARKER = ".harness-report"
+_HERE = Path(__file__).parent
+
+
+def render_report(store: Store, out: Path, *, experiment: str | None = None) -> Path:
+    """Write a report: the front page for one experiment, and a page for each other experiment and each run.
+
+    Args:
+        store: an open results database.
+        out: folder to write into; new, empty, or an earlier report, whose pages are replaced.
+        experiment: the experiment of the front page; by default the newest that has runs.
+
+    Returns:
+        Path of the front page.
+
+    Raises:
+        StoreError: there is nothing to report, or no such experiment.
+        ConfigError: ``out`` cannot be written to, or holds something else.
+    """
+    found = _experiments(store, experiment)
+    try:
+        _check(out)
+        return _write_all(store, out, found)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: the report cannot be written: {error}") from error
+
+
+def _experiments(store: Store, wanted: str | None) -> list[Experiment]:
+    """Return the experiments that have runs, that of the front page first."""
+    known = store.experiments()
+    recorded = {run.experiment.id for run in store.runs()}
+    found = [experiment for experiment in known if experiment.id in recorded]
+    if not found:
+        raise StoreError(
+            "the results database holds no runs yet: record one with `harness run --plugins NAME` (`harness plugins` "
+            "lists the names), then make the report"
+        )
+    if wanted is None:
+        return found
+    front = [experiment for experiment in found if experiment.name == wanted]
+    if not front:
+        problem = "has no runs" if any(experiment.name == wanted for experiment in known) else "is not in the database"
+        near = did_you_mean(wanted, [experiment.name for experiment in found])
+        raise StoreError(f"--experiment: {wanted!r} {problem}. {near} Without the option, the newest is reported.")
+    return front + [experiment for experiment in found if experiment.name != wanted]
+
+
+def _check(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: this is a file; name a folder")
+    if out.is_dir() and not (out / MARKER).is_file() and any(out.iterdir()):
+        raise ConfigError(
+            f"--out {out}: the folder holds other files, and is no earlier report (it has no {MARKER}); name a new or "
+            "empty folder"
+        )
+
+
+def _write_all(store: Store, out: Path, experiments: Sequence[Experiment]) -> Path:
+    for folder in (out, out / "runs", out / "experiments"):
+        folder.mkdir(parents=True, exist_ok=True)
+    _write(out / MARKER, "`harness report` writes this folder, and replaces its pages the next time.\n")
+    front = experiments[0]
+    home = {other.id: f"experiments/{other.id}.html" for other in experiments} | {front.id: "index.html"}
+    written = set()
+    for experiment in reversed(experiments):  # the front page last: what it links to is there
+        runs = [store.run(run.id) for run in store.runs(experiment=experiment.name)]
+        view = experiment_view(experiment, runs, store.ensembles(experiment.name))
+        curves = {figure.run.id: _curves(figure, view.accuracy_domain) for figure in view.figures}
+        for run in runs:
+            path = out / "runs" / f"{run.id}.html"
+            _write(path, _run_page(run, home[experiment.id], curves.get(run.id)))
+            written.add(path)
+        path = out / home[experiment.id]
+        _write(
+            path,
+            _render(
+                "experiment.html.j2",
+                view=view,
+                root="" if experiment is front else "../",
+                others=[(other, home[other.id]) for other in experiments if other is not experiment],
+                curves=curves,
+                scatters=_scatters(view),
+            ),
+        )
+        written.add(path)
+    for stale in [*(out / "runs").glob("[0-9]*.html"), *(out / "experiments").glob("[0-9]*.html")]:
+        if stale not in written:
+            stale.unlink()
+    return out / "index.html"
+
+
+def _run_page(run: Run, home: str, curves: tuple[Markup, Markup] | None) -> str:
+    view = run_view(run)
+    drawn = [charts.latency_chart(one, view.label, f"run{run.id}-batch{one.batch_size}") for one in view.latencies]
+    return _render("run.html.j2", view=view, root="../", home=home, curves=curves, latency_charts=drawn)
+
+
+def _curves(figure: Figure, domain: tuple[float, float]) -> tuple[Markup, Markup]:
+    prefix = f"run{figure.run.id}"
+    return (
+        charts.accuracy_chart(figure.curves, domain, f"{prefix}-accuracy"),
+        charts.loss_chart(figure.curves, f"{prefix}-loss"),
+    )
+
+
+def _scatters(view: ExperimentView) -> list[tuple[Scatter, Markup]]:
+    domain = (view.axis.low, view.axis.high)
+    return [(one, charts.scatter_chart(one, domain, f"scatter-{one.key}")) for one in view.scatters if one.points]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": text.bytes_,
+        "count": text.count,
+        "duration": text.duration,
+        "figure": text.figure,
+        "interval": text.interval,
+        "millis": text.millis,
+        "percent": text.percent,
+        "when": text.when,
+    }
+    environment.globals["css"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))  # noqa: S704
+    return environment
+
+
+def _render(template: str, **context: Any) -> str:
+    return _environment().get_template(template).render(context)
+
+
+def _write(path: Path, content: str) -> None:
+    """Replace a file at once, so that a reader sees the old page or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(content, encoding="utf-8", newline="\n")
+    partial.replace(path)
