@@ -11,6 +11,7 @@ import typer
 from harness.cli import data, runs
 from harness.cli.doctor import doctor
 from harness.cli.plugins import plugins
+from harness.cli.report import report
 from harness.cli.run import run
 from harness.errors import BrokenPluginError, HarnessError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(report)
 app.add_typer(runs.app, name="runs")
 app.command()(plugins)
 app.add_typer(data.app, name="data")

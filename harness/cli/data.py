@@ -2,6 +2,226 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
+from harness.cli.output import err, escape, out, print_json
+from harness.errors import DataError, HarnessError
+
 app = typer.Typer(help="Add, list and inspect data sets.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Data set plugin, from `harness data list`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_data(as_json: Json = False) -> None:
+    """List the data set plugins, and whether their images are here.
+
+    Example: harness data list
+    """
+    from pydantic import ValidationError
+    from rich.table import Table
+
+    from harness import registry
+    from harness.api import Dataset
+
+    rows: list[dict[str, Any]] = []
+    for plugin in registry.plugins("dataset"):
+        row: dict[str, Any] = {"name": plugin.name, "distribution": plugin.distribution, "synthetic": False}
+        try:
+            dataset = registry.load(plugin, Dataset)
+            row["synthetic"] = dataset.synthetic
+            splits = dataset.load(plugin.name, dataset.Options())
+            row |= {"state": "ready", "images": {name: len(refs) for name, refs in splits.named().items()}}
+        except ValidationError as error:
+            missing = ", ".join(f"data.{item['loc'][0]}" for item in error.errors())
+            row |= {"state": f"needs {missing}", "images": {}}
+        except HarnessError as error:
+            row |= {"state": str(error), "images": {}}
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table()
+    for heading in ("name", "train / val / test", "state"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        state = f"{row['state']}, synthetic" if row["synthetic"] else row["state"]
+        table.add_row(escape(row["name"]), " / ".join(map(str, row["images"].values())), escape(state))
+    out.print(table)
+
+
+@app.command("add")
+def add_data(
+    name: Name,
+    source: Annotated[Path, typer.Option("--from", help="Zip file or folder; a zip is read where it lies.")],
+    root: Annotated[
+        str | None, typer.Option(help="Folder inside it that holds train and test, where there is more than one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify every image of a data set and register it. The images stay where they are.
+
+    Example: harness data add chest-xray --from chest_xray.zip
+    """
+    from harness import registry
+    from harness.api import Dataset
+
+    dataset = registry.load(registry.find("dataset", name), Dataset)
+    _register(name, dataset, source, root, as_json)
+
+
+@app.command("fetch")
+def fetch_data(
+    name: Name,
+    url: Annotated[str | None, typer.Option(help="A mirror of the publisher's file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a data set from its publisher, then verify and register it.
+
+    Example: harness data fetch chest-xray
+    """
+    from harness import registry
+    from harness.api import Dataset
+    from harness.data.fetch import fetch
+    from harness.paths import data_dir
+
+    dataset = registry.load(registry.find("dataset", name), Dataset)
+    if dataset.download is None:
+        raise DataError(f"the data set {name!r} has no file to download; `harness data list` shows what it needs")
+    err.print(f"{escape(dataset.citation)}. Licence: {escape(dataset.licence)}.", soft_wrap=True)
+    with _bar("downloading", of_bytes=True) as progress:
+        path = fetch(dataset.download, data_dir() / "downloads", url, progress)
+    _register(name, dataset, path, None, as_json)
+
+
+@app.command("show")
+def show_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Data set plugin, or imagefolder:FOLDER.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Option of the data set, such as data.split=grouped. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the splits that a run would use: images by class, patients, and what the splits share.
+
+    Example: harness data show chest-xray --set data.split=grouped
+    """
+    from collections import Counter
+
+    from harness import registry
+    from harness.api import Dataset
+    from harness.config import apply_to_dataset, parse_set
+    from harness.data.splits import leak
+
+    plain, colon, argument = name.partition(":")
+    dataset = registry.load(registry.find("dataset", plain), Dataset)
+    overrides = [parse_set(text) for text in settings or ()]
+    splits = dataset.load(plain, apply_to_dataset(plain, argument if colon else None, dataset.Options, overrides))
+    named = splits.named()
+    counts = {
+        split: {label: Counter(ref.label for ref in refs)[index] for index, label in enumerate(splits.classes)}
+        for split, refs in named.items()
+    }
+    groups = {split: len({ref.group for ref in refs}) for split, refs in named.items()}
+    shared = {split: leak(named[split], splits.train) for split in ("val", "test")}
+    if as_json:
+        print_json(
+            {
+                "name": plain,
+                "fingerprint": splits.fingerprint,
+                "synthetic": dataset.synthetic,
+                "classes": splits.classes,
+                "counts": counts,
+                "groups": groups,
+                "share_with_group_in_train": shared,
+                "citation": dataset.citation,
+                "licence": dataset.licence,
+            }
+        )
+        return
+    out.print(_count_table(splits.classes, counts, groups))
+    for split, share in shared.items():
+        out.print(f"{share:.1%} of {split} images show a patient (group) that train shows too")
+    synthetic = ", synthetic" if dataset.synthetic else ""
+    out.print(f"fingerprint {splits.fingerprint[:16]}{synthetic}")
+    if dataset.citation:
+        out.print(escape(f"{dataset.citation}. {dataset.licence}."), soft_wrap=True)
+
+
+def _register(name: str, dataset: Any, source: Path, root: str | None, as_json: bool) -> None:
+    with _bar("verifying") as progress:
+        dataset.add(name, source, root=root, progress=progress)
+
+    from harness.data.manifest import duplicate_groups, groups_in_several_splits, manifest_path, read_manifest
+
+    manifest = read_manifest(manifest_path(name), "add it again")
+    if manifest is None:  # a plugin that keeps its images its own way has nothing more to say
+        out.print(f"{escape(name)} is registered")
+        return
+    duplicates = duplicate_groups(manifest)
+    of_split = manifest.counts()
+    order = ["train", "val", "test", ""]
+    counts = {split: dict(of_split[split]) for split in order if split in of_split}
+    totals = {split: sum(of_class.values()) for split, of_class in counts.items()}
+    groups = {split: len({e.group for e in manifest.images if e.split == split}) for split in counts}
+    torn = groups_in_several_splits(manifest)
+    release = next((known for known, sizes in dataset.releases.items() if dict(sizes) == totals), None)
+    sizes = sorted({(entry.width, entry.height) for entry in manifest.images})
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "source": manifest.source,
+                "classes": manifest.classes,
+                "counts": counts,
+                "groups": groups,
+                "groups_in_several_splits": torn,
+                "duplicate_groups": len(duplicates),
+                "duplicate_files": sum(map(len, duplicates)),
+                "grey": manifest.grey,
+                "sizes": len(sizes),
+                "release": release,
+            }
+        )
+        return
+    out.print(_count_table(manifest.classes, counts, groups))
+    shape = f"{sizes[0][0]} x {sizes[0][1]}" if len(sizes) == 1 else f"of {len(sizes)} sizes, decoded to the backbone's"
+    modes = ", ".join(sorted({entry.mode for entry in manifest.images}))
+    out.print(f"images {shape}, mode {modes}{', grey (R = G = B)' if manifest.grey else ''}")
+    out.print(f"{len(duplicates)} groups of identical files ({sum(map(len, duplicates))} files)")
+    out.print(f"{len(torn)} patients in more than one split")
+    if dataset.releases:
+        known = f"the counts are {release}" if release else "the counts are those of no published release"
+        out.print(escape(known))
+    out.print(f"registered; the images stay in {escape(str(manifest.source))}", soft_wrap=True)
+
+
+def _count_table(classes: Any, counts: dict[str, dict[str, int]], groups: dict[str, int]) -> Any:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("split")
+    for heading in (*classes, "images", "patients"):
+        table.add_column(escape(heading), justify="right")
+    for split, of_class in counts.items():
+        numbers = [of_class.get(name, 0) for name in classes]
+        table.add_row(escape(split), *map(str, (*numbers, sum(numbers), groups[split])))
+    return table
+
+
+@contextmanager
+def _bar(text: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar in a terminal; yields ``progress(done, total)``."""
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    amount = DownloadColumn() if of_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(text, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -17,7 +17,7 @@ def report(
     out: Annotated[
         Path, typer.Option(help="Folder for the pages: new, empty, or an earlier report, which is replaced.")
     ] = Path("reports/latest"),
-    experiment: Annotated[str | None, typer.Option(help="Experiment of the front page.  [default: the newest]")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Experiment of the front page. Default: the newest.")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the front page in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -37,7 +37,7 @@ def run(
     recipe: Annotated[Path | None, typer.Option(help="TOML file with the same options.")] = None,
     stages: Annotated[str | None, typer.Option(help="Stages to run, such as frozen. Default: all.")] = None,
     limit_train: Annotated[
-        int | None, typer.Option(min=1, help="Train on this many images, drawn evenly by class.")
+        int | None, typer.Option(min=1, help="Train on this many images, classes in their proportions.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw. Default: 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")] = None,

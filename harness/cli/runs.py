@@ -42,22 +42,23 @@ def list_runs(
         print_json([run_json(run) for run in runs])
         return
     table = Table()
-    for heading in ("run", "experiment", "backbone", "weights", "data set", "seed", "status", "test accuracy", "began"):
-        table.add_column(heading)
+    table.add_column("run", justify="right")
+    table.add_column("backbone", no_wrap=True)
+    table.add_column("weights")
+    table.add_column("status")
+    table.add_column("test accuracy", no_wrap=True)
+    table.add_column("experiment", overflow="fold")
     for run in runs:
         accuracies = [
             f"{stage.name} {stage.test_accuracy:.2%}" for stage in run.stages if stage.test_accuracy is not None
         ]
         table.add_row(
             str(run.id),
-            escape(run.experiment.name),
             escape(run.backbone),
             run.weights.kind if run.weights else "",
-            escape(run.dataset.name),
-            str(run.seed),
             run.status if run.status == "completed" else f"[red]{run.status}[/]",
-            escape(", ".join(accuracies)),
-            f"{run.started_at:%Y-%m-%d %H:%M}",
+            escape("\n".join(accuracies)),
+            escape(run.experiment.name),
         )
     out.print(table)
     if len(runs) == limit:

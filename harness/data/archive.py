@@ -91,7 +91,7 @@ def open_tree(path: Path) -> Tree:
     Raises:
         DataError: there is nothing at ``path``, or a file that is no whole, safe and unencrypted zip.
     """
-    path = path.expanduser().absolute()
+    path = path.expanduser().resolve()
     try:
         if path.is_dir():
             return _open_folder(path)
@@ -142,7 +142,7 @@ def _open_zip(path: Path) -> Tree:
 
 def _list_zip(archive: zipfile.ZipFile, path: Path) -> tuple[tuple[FileInfo, ...], frozenset[str]]:
     files: dict[str, FileInfo] = {}
-    folders = set()
+    folders: set[str] = set()
     for member in archive.infolist():
         name = member.filename
         parts = name.replace("\\", "/").split("/")

@@ -56,7 +56,7 @@ def decode(
     try:
         with atomic_write(path) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            npy.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+            npy.write_array_header_1_0(file, header)
             for pixels in _pixels(splits, refs, shape, progress):
                 file.write(pixels.data)
     except OSError as error:

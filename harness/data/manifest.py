@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness import paths
@@ -62,7 +62,7 @@ class Manifest(_Record):
     ``split`` of an image is the source's own, empty where it has none. ``grey`` says that R = G = B in every image.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     source: Path
     kind: TreeKind
     identity: str
@@ -178,7 +178,7 @@ def _verify(tree: Tree, root: str, candidate: Candidate) -> tuple[ImageEntry | s
         return f"{path}: {error}", False
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return f"{path}: too large to be a photograph ({error})", False
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return f"{path}: no image that Pillow can read", False
     except Exception as error:  # Pillow's decoders raise errors of many kinds for damaged files
         return f"{path}: damaged ({error})", False

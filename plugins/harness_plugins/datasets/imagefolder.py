@@ -98,7 +98,7 @@ def _index(tree: Tree, group_pattern: str) -> Manifest:
     manifest = read_manifest(path, f"delete {path}")
     if manifest is None:
         classes, root, candidates = _layout(tree, group_pattern)
-        manifest = build_manifest(tree, root, classes, candidates, lambda done, total: None)
+        manifest = build_manifest(tree, root, classes, candidates, lambda *_: None)
         write_manifest(path, manifest)
     return manifest
 

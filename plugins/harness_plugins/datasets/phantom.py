@@ -74,7 +74,7 @@ def _refs(split: str, n: int, seed: int, images: _Drawn) -> Iterator[ImageRef]:
         label = patient % 2
         for number in range(min(1 + int(_rng(seed, group).integers(3)), n - drawn)):
             id_ = f"{group}-{number}-{CLASSES[label]}"
-            yield ImageRef(id_, label, group, hashlib.sha256(images.pixels(id_)).hexdigest())
+            yield ImageRef(id_, label, group, hashlib.sha256(images.pixels(id_).tobytes()).hexdigest())
             drawn += 1
         patient += 1
 
@@ -106,16 +106,18 @@ def draw(id_: str, seed: int) -> NDArray[np.uint8]:
     ]
     air = np.maximum(*lungs)
     heart = _soft(1.0 - _ellipse(y, x, 0.28, 0.10, 0.34 + 0.04 * heart_size, 0.26 + 0.05 * heart_size), 0.5)
-    spine = _soft(1.0 - np.abs(x) / np.float32(0.16), 0.8)
+    spine = _soft(np.float32(1) - np.abs(x) / np.float32(0.16), 0.8)
     phase = (y + np.float32(0.35) * x * x) * np.float32(5.0 + 0.4 * tall) + np.float32(body.uniform())
     ribs = _soft(np.float32(0.5) - np.abs(phase - np.floor(phase) - np.float32(0.5)) * np.float32(2.2), 0.5)
-    clavicles = _soft(1.0 - np.abs(y + np.float32(0.62) - np.float32(0.25) * np.abs(x)) / np.float32(0.05), 1.0)
+    clavicles = _soft(
+        np.float32(1) - np.abs(y + np.float32(0.62) - np.float32(0.25) * np.abs(x)) / np.float32(0.05), 1.0
+    )
 
     tissue = trunk * np.float32(0.62) - air * np.float32(0.40 + 0.05 * rng.uniform(-1, 1))
     tissue += spine * trunk * np.float32(0.20) + np.maximum(heart - air * np.float32(0.35), 0) * np.float32(0.22)
     tissue += ribs * trunk * np.float32(0.07 + 0.02 * rng.uniform(-1, 1)) + clavicles * trunk * np.float32(0.06)
     # vessels and soft tissue: clouds that every lung has, and that hide a faint patch
-    tissue += air * (_clouds(rng, 14) * np.float32(0.16) + _clouds(rng, 28) * np.float32(0.08))
+    tissue += air * (_clouds(rng, 14) * np.float32(0.08) + _clouds(rng, 28) * np.float32(0.05))
     if class_name == "opacity":
         tissue += _patches(rng, y, x, lungs)
 
@@ -135,7 +137,7 @@ def _patches(rng: np.random.Generator, y: _Plane, x: _Plane, lungs: list[_Plane]
         top, across = rng.uniform(-0.40, 0.35), (2 * side - 1) * 0.40 + rng.uniform(-0.12, 0.12)
         radius = rng.uniform(0.08, 0.20)
         distance = _ellipse(y, x, top, across, radius, radius * rng.uniform(0.7, 1.3))
-        total += np.float32(rng.uniform(0.06, 0.26)) / ((1 + distance) * (1 + distance))
+        total += np.float32(rng.uniform(0.18, 0.50)) / ((1 + distance) * (1 + distance))
     return total * lungs[side]
 
 
