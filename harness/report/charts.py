@@ -173,7 +173,7 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
     x = (
         alt.X("x:Q")
         .scale(type="log" if logarithmic else "linear", domain=x_domain, nice=False)
-        .axis(tickCount=5, format="~s" if logarithmic else "~g")
+        .axis(tickCount=5, format=",.3~r")
         .title(f"{scatter.title} ({scatter.unit})")
     )
     y = alt.Y("y:Q").scale(domain=list(domain), nice=False).axis(format=".0%", tickCount=5).title(None)
@@ -191,13 +191,12 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
         for point in scatter.points
     ]
     base = alt.Chart(_data(rows))
+    # every layer names the domain: one that did not would stretch the common axis to zero
+    y_low, x_low = y.copy(), x.copy()
+    y_low.shorthand, x_low.shorthand = "y_low:Q", "x_low:Q"
     layers: list[Any] = [
-        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(
-            x=x, y=alt.Y("y_low:Q"), y2="y_high:Q"
-        ),
-        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(
-            x=alt.X("x_low:Q"), x2="x_high:Q", y=y
-        ),
+        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(x=x, y=y_low, y2="y_high:Q"),
+        base.mark_rule(stroke="var(--s1)", opacity=0.55, strokeWidth=1.4).encode(x=x_low, x2="x_high:Q", y=y),
         base.mark_point(size=54, strokeWidth=1.8, opacity=1, stroke="var(--s1)").encode(
             x=x,
             y=y,

@@ -59,7 +59,9 @@ def dataset(*, name: str = "chest-xray", synthetic: bool = False, test: int = 62
     )
 
 
-def config(backbone: str, *, weights: str, data: DatasetRecord, frozen: int, finetune: int, seed: int) -> dict[str, Any]:
+def config(
+    backbone: str, *, weights: str, data: DatasetRecord, frozen: int, finetune: int, seed: int
+) -> dict[str, Any]:
     stage = {
         "batch_size": 32,
         "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.0},
@@ -223,7 +225,9 @@ def table_one(store: Store) -> Experiment:
         "Table 1 on chest X-rays", "harness run --plugins alexnet,googlenet,efficientnet_lite0 --data chest-xray"
     )
     ids = [
-        add_run(store, experiment, "alexnet", data=data, accuracies=(0.8526, 0.8269), latency=0.011, parameters=57_012_034),
+        add_run(
+            store, experiment, "alexnet", data=data, accuracies=(0.8526, 0.8269), latency=0.011, parameters=57_012_034
+        ),
         add_run(
             store, experiment, "googlenet", data=data, accuracies=(0.74, 0.70), weights="random", latency=0.034,
             seed=3, parameters=5_601_954,
@@ -245,7 +249,7 @@ def table_one(store: Store) -> Experiment:
         failure=Failure(
             "RuntimeError",
             "The size of tensor a (299) must match the size of tensor b (224) at non-singleton dimension 3",
-            'Traceback (most recent call last):\n  File "harness/engine/run.py", line 40, in execute\nRuntimeError: sizes',
+            'Traceback (most recent call last):\n  File "harness/engine/run.py", line 40\nRuntimeError: sizes',
         ),
     )
     add_run(store, experiment, "densenet121", data=data, stop_after=7, status=None)
