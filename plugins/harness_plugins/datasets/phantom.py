@@ -99,9 +99,9 @@ def draw(id_: str, seed: int) -> NDArray[np.uint8]:
     y = y - np.float32(rng.uniform(-0.05, 0.05))
     x = x - np.float32(rng.uniform(-0.05, 0.05)) - np.float32(0.06 * rng.uniform(-1, 1)) * y
 
-    trunk = _soft(1.0 - _ellipse(y, x, 0.55, 0.0, 1.6, 0.92 + 0.05 * wide), 0.25)
+    trunk = _soft(1.0 - _ellipse(y, x, 0.35, 0.0, 1.35, 0.86 + 0.06 * wide), 0.25)
     lungs = [
-        _soft(1.0 - _ellipse(y, x, -0.02 + 0.04 * lean, side * (0.41 + 0.03 * wide), 0.68 + 0.06 * tall, 0.33), 0.35)
+        _soft(1.0 - _ellipse(y, x, -0.02 + 0.04 * lean, side * (0.40 + 0.03 * wide), 0.62 + 0.06 * tall, 0.28), 0.35)
         for side in (-1.0, 1.0)
     ]
     air = np.maximum(*lungs)
@@ -115,7 +115,7 @@ def draw(id_: str, seed: int) -> NDArray[np.uint8]:
 
     tissue = trunk * np.float32(0.62) - air * np.float32(0.40 + 0.05 * rng.uniform(-1, 1))
     tissue += spine * trunk * np.float32(0.20) + np.maximum(heart - air * np.float32(0.35), 0) * np.float32(0.22)
-    tissue += ribs * trunk * np.float32(0.09 + 0.02 * rng.uniform(-1, 1)) + clavicles * trunk * np.float32(0.06)
+    tissue += ribs * trunk * np.float32(0.07 + 0.02 * rng.uniform(-1, 1)) + clavicles * trunk * np.float32(0.06)
     # vessels and soft tissue: clouds that every lung has, and that hide a faint patch
     tissue += air * (_clouds(rng, 14) * np.float32(0.08) + _clouds(rng, 28) * np.float32(0.05))
     if class_name == "opacity":
