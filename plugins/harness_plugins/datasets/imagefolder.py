@@ -132,11 +132,13 @@ def _layout(tree: Tree, group_pattern: str) -> tuple[list[str], str, list[Candid
 
 
 def _root(tree: Tree) -> str:
-    """Return the one folder that a zip was packed with, if it holds all else."""
-    tops = {file.name.split("/")[0] for file in tree.files}
-    if tree.kind == "folder" or len(tops) != 1 or next(iter(tops)).lower() in _SPLITS:
+    """Return the one folder that a zip was packed with, if it holds every image."""
+    names = [PurePosixPath(file.name) for file in tree.files]
+    tops = {name.parts[0] for name in names if len(name.parts) > 1}
+    if tree.kind == "folder" or len(tops) != 1 or any(top.lower() in _SPLITS for top in tops):
         return ""
-    return next(iter(tops)) if all(file.name.count("/") >= 2 for file in tree.files) else ""
+    inside = all(len(name.parts) > 2 for name in names if name.suffix.lower() in _IMAGE_SUFFIXES)
+    return tops.pop() if inside else ""
 
 
 def _check_filled(tree: Tree, classes: list[str], splits: list[str], candidates: list[Candidate]) -> None:
