@@ -28,6 +28,8 @@ def list_runs(
 
     Example: harness runs list --backbone resnet18 --status completed
     """
+    from itertools import groupby
+
     from rich.table import Table
 
     from harness.cli.tables import run_json
@@ -41,26 +43,22 @@ def list_runs(
     if as_json:
         print_json([run_json(run) for run in runs])
         return
-    table = Table()
-    table.add_column("run", justify="right")
-    table.add_column("backbone", no_wrap=True)
-    table.add_column("weights")
-    table.add_column("status")
-    table.add_column("test accuracy", no_wrap=True)
-    table.add_column("experiment", overflow="fold")
-    for run in runs:
-        accuracies = [
-            f"{stage.name} {stage.test_accuracy:.2%}" for stage in run.stages if stage.test_accuracy is not None
-        ]
-        table.add_row(
-            str(run.id),
-            escape(run.backbone),
-            run.weights.kind if run.weights else "",
-            run.status if run.status == "completed" else f"[red]{run.status}[/]",
-            escape("\n".join(accuracies)),
-            escape(run.experiment.name),
-        )
-    out.print(table)
+    for experiment_name, of_experiment in groupby(runs, key=lambda run: run.experiment.name):
+        table = Table(title=escape(experiment_name), title_justify="left")
+        table.add_column("run", justify="right")
+        for heading in ("backbone", "weights", "seed", "status", "test accuracy"):
+            table.add_column(heading)
+        for run in of_experiment:
+            tested = [stage for stage in run.stages if stage.test_accuracy is not None]
+            table.add_row(
+                str(run.id),
+                escape(run.backbone),
+                run.weights.kind if run.weights else "",
+                str(run.seed),
+                run.status if run.status == "completed" else f"[red]{run.status}[/]",
+                escape("\n".join(f"{stage.name} {stage.test_accuracy:.2%}" for stage in tested)),
+            )
+        out.print(table)
     if len(runs) == limit:
         out.print(f"The newest {limit}; --limit shows more.", style="dim")
 

@@ -100,7 +100,7 @@ def answer(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord]) -> Answer:
     best = max(candidates, key=lambda candidate: candidate.share.value)
     where = "On synthetic images, " if best.run.dataset.synthetic else ""
     lead = (
-        f"{where}{best.name} classified {percent(best.share.value)} of {count(best.share.images)} test images rightly "
+        f"{where}{best.name} was right on {percent(best.share.value)} of {count(best.share.images)} test images "
         f"after {best.stage.name} (95 % interval {interval(best.share.low, best.share.high)} %)"
     )
     others = [candidate for candidate in candidates if candidate.run.backbone != best.run.backbone]
@@ -148,7 +148,11 @@ def _ensemble(ensembles: Sequence[EnsembleRecord], candidates: Sequence[_Candida
         return f"{said}."
     member = max(members, key=lambda candidate: candidate.share.value)
     gain = best.correct - member.share.correct
-    change = f"{abs(gain)} images {'more' if gain > 0 else 'fewer'} than" if gain else "as many images as"
+    change = (
+        f"{abs(gain)} {'image' if abs(gain) == 1 else 'images'} {'more' if gain > 0 else 'fewer'} than"
+        if gain
+        else "as many images as"
+    )
     said += f", {change} its best member, {member.name}"
     labels, predicted = test_labels(member.run), member.predicted
     if labels is None or predicted is None:

@@ -19,7 +19,9 @@ __all__ = ["accuracy_chart", "latency_chart", "loss_chart", "scatter_chart"]
 
 WIDTH, HEIGHT = 360, 220
 STAGE_COLOURS = 4
-_LABEL_PIXELS = 13
+_PLOT = (310, 210)  # of a scatter chart, about
+_LABEL_PIXELS, _LETTER_PIXELS = 13, 6
+_Box = tuple[float, float, float, float]  # left, right, bottom, top
 
 _CONFIG: dict[str, Any] = {
     "aria": False,
@@ -145,7 +147,12 @@ def _curves(
 def latency_chart(latency: Latency, label: str, prefix: str) -> Markup:
     """Every latency sample in the order of the calls, with the median and the 95th percentile."""
     rows = [{"call": number, "y": seconds * 1e3} for number, seconds in enumerate(latency.samples, 1)]
-    x = alt.X("call:Q").scale(domain=[0, latency.n + 1], nice=False).axis(format="d", tickCount=5).title("call")
+    x = (
+        alt.X("call:Q")
+        .scale(domain=[0, 1.45 * latency.n], nice=False)
+        .axis(format="d", values=_calls(latency.n))
+        .title("call")
+    )
     y = alt.Y("y:Q").scale(zero=False, padding=6).axis(tickCount=4).title("ms")
     points = alt.Chart(_data(rows)).mark_point(filled=True, size=12, opacity=0.75, color="var(--s1)").encode(x=x, y=y)
     lines = [
@@ -164,6 +171,10 @@ def latency_chart(latency: Latency, label: str, prefix: str) -> Markup:
     return _svg([points, rule, text], name, prefix, height=170)
 
 
+def _calls(n: int) -> list[int]:
+    return [1, n // 2, n] if n > 2 else list(range(1, n + 1))
+
+
 def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) -> Markup:
     """Accuracy against a cost, with intervals on both; hollow points are of random weights."""
     low = min(point.x_low for point in scatter.points)
@@ -174,7 +185,7 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
         alt.X("x:Q")
         .scale(type="log" if logarithmic else "linear", domain=x_domain, nice=False)
         .axis(tickCount=5, format=",.3~r")
-        .title(f"{scatter.title} ({scatter.unit})")
+        .title(scatter.unit)
     )
     y = alt.Y("y:Q").scale(domain=list(domain), nice=False).axis(format=".0%", tickCount=5).title(None)
     rows = [
@@ -219,16 +230,33 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
 def _labels(
     points: Sequence[Point], x_domain: Sequence[float], logarithmic: bool, y_domain: tuple[float, float]
 ) -> list[dict[str, Any]]:
-    """Place labels beside their points, towards the middle, and move those that would overlap down."""
+    """Place each label beside its point, at the nearest height where it covers no point, bar or other label."""
     place = math.log if logarithmic else float
     left, right = (place(bound) for bound in x_domain)
-    step = _LABEL_PIXELS * (y_domain[1] - y_domain[0]) / 210
-    taken: dict[str, float] = {}
+    per_pixel = (y_domain[1] - y_domain[0]) / _PLOT[1]
+    boxes = []
+    for point in points:
+        x = (place(point.x) - left) / (right - left) * _PLOT[0]
+        bottom, top = ((bound - y_domain[0]) / per_pixel for bound in (point.y_low, point.y_high))
+        boxes.append((x - 4, x + 4, bottom, top))
     rows = []
-    for point in sorted(points, key=lambda point: (-point.y, point.label)):
-        side = "left" if (place(point.x) - left) < (right - left) / 2 else "right"
-        y = min(point.y, taken.get(side, math.inf) - step)
-        y = max(y, y_domain[0] + step / 2)
-        taken[side] = y
-        rows.append({"x": point.x, "y": y, "label": point.label, "side": side})
+    for point, (start, end, _, _) in sorted(zip(points, tuple(boxes), strict=True), key=lambda pair: -pair[0].y):
+        width = _LETTER_PIXELS * len(point.label)
+        own = (point.y - y_domain[0]) / per_pixel
+        sides = (("left", end + 4), ("right", start - 4 - width))
+        candidates = [
+            (side, x, own + shift * _LABEL_PIXELS)
+            for shift in (0, 1, -1, 2, -2, 3, -3)
+            for side, x in (sides if end < _PLOT[0] / 2 else sides[::-1])
+        ]
+        taken = [(x, x + width, y - _LABEL_PIXELS / 2 + 1, y + _LABEL_PIXELS / 2 - 1) for _, x, y in candidates]
+        free = (number for number, box in enumerate(taken) if box[0] >= 0 and box[1] <= _PLOT[0] and box[2] >= 0)
+        chosen = next((n for n in free if not any(_overlap(taken[n], other) for other in boxes)), 0)
+        boxes.append(taken[chosen])
+        side, _, y = candidates[chosen]
+        rows.append({"x": point.x, "y": y_domain[0] + y * per_pixel, "label": point.label, "side": side})
     return rows
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]

@@ -40,9 +40,9 @@ MOST_CLASSES = 8
 MOST_CONFUSED = 10
 
 _MEMORY = {
-    "rss_peak": "process, resident (RSS)",
-    "cuda_allocated_peak": "GPU, allocated",
-    "cuda_reserved_peak": "GPU, reserved",
+    "rss_peak": "process (RSS)",
+    "cuda_allocated_peak": "GPU allocated",
+    "cuda_reserved_peak": "GPU reserved",
 }
 
 

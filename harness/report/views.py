@@ -28,7 +28,7 @@ from harness.report.parts import (
     test_share,
     val_share,
 )
-from harness.report.text import count, flatten, interval, percent, show
+from harness.report.text import bytes_, count, flatten, interval, percent, show
 from harness.results import DatasetRecord, EnsembleRecord, Experiment, Run, StageRecord
 
 __all__ = ["ExperimentView", "Point", "RunView", "Scatter", "experiment_view", "run_view"]
@@ -74,8 +74,8 @@ def _banners(runs: Sequence[Run]) -> tuple[Banner, ...]:
         banners.append(Banner("synthetic", "Synthetic images", text))
     if random := [run for run in runs if badge(run).kind == "random"]:
         names = ", ".join(dict.fromkeys(run.backbone for run in random))
-        whose = names if len(random) < len(runs) else f"{names}, so every run here"
-        text = f"{whose}. Nothing was transferred from ImageNet: these figures are of networks that began from chance."
+        whose = names if len(random) < len(runs) else f"{names}: every run here"
+        text = f"{whose}. Nothing was transferred from ImageNet, so these figures say nothing about transfer learning."
         banners.append(Banner("random", "Random weights, not pretrained", text))
     return tuple(banners)
 
@@ -85,7 +85,7 @@ def _banners(runs: Sequence[Run]) -> tuple[Banner, ...]:
 
 @dataclass(frozen=True)
 class Axis:
-    """The common axis of the small interval plots in Table 1, from ``low`` to ``high``; positions are in percent."""
+    """The common axis of the small interval plots in Table 1; ``ticks`` and ``baseline`` are positions in percent."""
 
     low: float
     high: float
@@ -209,7 +209,6 @@ class ExperimentView:
     several_datasets: bool
     stages: tuple[StageHead, ...]
     axis: Axis
-    axis_labels: tuple[tuple[float, float], ...]
     baseline: tuple[str, Share] | None
     rows: tuple[Row, ...]
     ensembles: tuple[EnsembleRow, ...]
@@ -249,7 +248,6 @@ def experiment_view(experiment: Experiment, runs: Sequence[Run], ensembles: Sequ
             StageHead(name, index, paper.stages.get(name, "") if paper else "") for index, name in enumerate(stages)
         ),
         axis=axis,
-        axis_labels=tuple((axis.at(tick), tick) for tick in axis.ticks),
         baseline=trivial,
         rows=tuple(_rows(runs, stages, paper, axis)),
         ensembles=tuple(_ensemble_rows(runs, ensembles, stages, paper, axis)),
@@ -293,11 +291,9 @@ def _axis(
         bounds.append(trivial[1].value)
     low, high = (math.floor(min(bounds) * 10) / 10, math.ceil(max(bounds) * 10) / 10) if bounds else (0.0, 1.0)
     high = high if high > low else low + 0.1
-    steps = round((high - low) * 10)
-    every = 1 if steps <= 4 else 2
-    ticks = tuple(round(low + step / 10, 1) for step in range(0, steps + 1, every))
-    axis = Axis(low, high, ticks, None)
-    return replace(axis, baseline=axis.at(trivial[1].value)) if trivial else axis
+    axis = Axis(low, high, (), None)
+    ticks = tuple(axis.at(low + step / 10) for step in range(round((high - low) * 10) + 1))
+    return replace(axis, ticks=ticks, baseline=axis.at(trivial[1].value) if trivial else None)
 
 
 def _cell(
@@ -529,7 +525,10 @@ def run_view(run: Run) -> RunView:
             (split, tuple(counts.get(name, 0) for name in classes), sum(counts.values()))
             for split, counts in run.dataset.counts.items()
         ),
-        environment=tuple((key.replace("_", " "), show(value)) for key, value in environment.items()),
+        environment=tuple(
+            (key.removesuffix("_bytes").replace("_", " "), bytes_(value) if key.endswith("_bytes") else show(value))
+            for key, value in environment.items()
+        ),
         packages=tuple((str(name), str(version)) for name, version in packages.items()),
     )
 
