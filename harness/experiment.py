@@ -23,7 +23,7 @@ from harness.config import (
     read_recipe,
 )
 from harness.data.record import describe
-from harness.data.splits import limit_train
+from harness.data.splits import load_splits
 from harness.errors import ConfigError, HarnessError
 from harness.launch import run_in_child
 from harness.registry import Plugin
@@ -118,9 +118,7 @@ def make_plan(request: Request) -> Plan:
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
-    splits = dataset.load(dataset_plugin.name, options)
-    if configs[0].limit_train is not None:
-        splits = limit_train(splits, configs[0].limit_train, configs[0].seed)
+    splits = load_splits(dataset, dataset_plugin.name, options, configs[0].limit_train, configs[0].seed)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     return Plan(
         experiment=request.experiment or recipe.experiment or f"{dataset_plugin.name} {now}",

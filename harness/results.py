@@ -107,8 +107,8 @@ class Note:
 class EpochResult:
     """Figures of one epoch, counted from 1. Loss is the mean cross-entropy over images, accuracy a share.
 
-    ``train_*`` are taken while training, so with augmentation, dropout and moving weights. ``lr`` is the rate of the
-    epoch's last step.
+    ``train_*`` are taken while training, so with augmentation, dropout and moving weights. ``lr`` is the rate
+    when the epoch had ended, which the next step takes.
     """
 
     stage: str

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from numpy.random import PCG64, Generator
 
-from harness.api import ImageRef, ImageSplits
+from harness.api import Dataset, DatasetOptions, ImageRef, ImageSplits
 from harness.errors import DataError
 
-__all__ = ["check_splits", "leak", "limit_train", "move_groups", "move_images"]
+__all__ = ["check_splits", "leak", "limit_train", "load_splits", "move_groups", "move_images"]
 
 Refs = tuple[ImageRef, ...]
 
@@ -85,6 +85,23 @@ def move_groups(
 
 def _part(refs: Sequence[ImageRef], moved: set[str]) -> tuple[Refs, Refs]:
     return tuple(ref for ref in refs if ref.id not in moved), tuple(ref for ref in refs if ref.id in moved)
+
+
+def load_splits(dataset: Dataset, name: str, options: DatasetOptions, limit: int | None, seed: int) -> ImageSplits:
+    """Return the splits that a run trains and is tested on.
+
+    Args:
+        dataset: the plugin.
+        name: the plugin's name.
+        options: its options.
+        limit: train on so many images; None for all.
+        seed: of the draw of those.
+
+    Raises:
+        DataError: the data is not there or cannot be used.
+    """
+    splits = dataset.load(name, options)
+    return splits if limit is None else limit_train(splits, limit, seed)
 
 
 def limit_train(splits: ImageSplits, n: int, seed: int) -> ImageSplits:

@@ -12,7 +12,7 @@ from harness.api import Backbone, Dataset, ImageSplits, Transform
 from harness.config import RunConfig
 from harness.data.augment import Augment
 from harness.data.decode import decode
-from harness.data.splits import limit_train
+from harness.data.splits import load_splits
 from harness.engine.device import resolve_device
 from harness.engine.model import build
 from harness.engine.stage import Split, Trainer, forward
@@ -21,19 +21,9 @@ from harness.measure.latency import measure_latency
 from harness.measure.memory import peak_memory, reset_peaks
 from harness.results import Event, Note, Progress, RunSetup
 
-__all__ = ["execute", "load_splits"]
+__all__ = ["execute"]
 
 LATENCY_BATCH_SIZES = (1, 32)
-
-
-def load_splits(config: RunConfig, dataset: Dataset) -> ImageSplits:
-    """Return the splits that a run trains and is tested on.
-
-    Raises:
-        DataError: the data is not there or cannot be used.
-    """
-    splits = dataset.load(config.dataset, dataset.Options.model_validate(config.data))
-    return splits if config.limit_train is None else limit_train(splits, config.limit_train, config.seed)
 
 
 def execute(config: RunConfig, emit: Callable[[Event], None]) -> None:
@@ -45,7 +35,8 @@ def execute(config: RunConfig, emit: Callable[[Event], None]) -> None:
     device = resolve_device(config.device, config.precision)
     backbone = registry.load(registry.find("backbone", config.backbone), Backbone)
     dataset = registry.load(registry.find("dataset", config.dataset), Dataset)
-    splits = load_splits(config, dataset)
+    options = dataset.Options.model_validate(config.data)
+    splits = load_splits(dataset, config.dataset, options, config.limit_train, config.seed)
     module, weights = build(
         backbone,
         config.backbone,

@@ -160,7 +160,6 @@ class Trainer:
                 f"rate (--set {stage.name}.lr.{'max' if stage.lr.kind == 'cyclic' else 'base'}=...)"
             )
         speed = len(order) / (now() - begin)
-        rate = optimizer.param_groups[0]["lr"]
         if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "epoch"):
             scheduler.step()
         logits_val = torch.from_numpy(self.predict("val", stage.name))
@@ -168,7 +167,7 @@ class Trainer:
         return EpochResult(
             stage=stage.name,
             epoch=epoch,
-            lr=rate,
+            lr=optimizer.param_groups[0]["lr"],
             train_loss=float(loss_sum) / len(order),
             train_accuracy=correct / len(order),
             val_loss=float(F.cross_entropy(logits_val.double(), labels_val)),
