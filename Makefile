@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 EXAMPLE := plugins/examples/harness-efficientnet-lite
 DEMO   := reports/demo
 
-.PHONY: install demo test lint slow bench sample clean
+.PHONY: install demo test lint slow sample clean
 
 install: $(VENV)/installed
 

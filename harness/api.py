@@ -48,7 +48,7 @@ __all__ = [
 class Options(BaseModel):
     """Base of everything that ``--set`` and a recipe can change: frozen, and closed to unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 # --- backbones -------------------------------------------------------------------------------------------------------
@@ -125,7 +125,8 @@ class CyclicLR(Options):
     max: float = Field(0.1, gt=0, description="upper bound")
     step_size_up: int = Field(2000, ge=1, description="steps from the lower bound to the upper one")
     mode: Literal["triangular", "triangular2"] = Field("triangular", description="triangular2 halves each cycle")
-    cycle_momentum: bool = Field(True, description="move momentum the other way, between 0.9 and 0.8")
+    cycle_momentum: bool = Field(True, description="move momentum the other way, from the optimizer's to low_momentum")
+    low_momentum: float = Field(0.8, ge=0, lt=1, description="momentum where the rate is highest")
     step_every: Literal["batch", "epoch"] = Field("batch", description="when the rate takes a step")
 
     @model_validator(mode="after")
@@ -172,8 +173,14 @@ class Stage(Options):
 
     @model_validator(mode="after")
     def _momentum_to_cycle(self) -> Stage:
-        if isinstance(self.lr, CyclicLR) and self.lr.cycle_momentum and isinstance(self.optimizer, Adam):
-            raise ValueError("lr.cycle_momentum needs an optimizer with momentum; set it to false, or use sgd")
+        if isinstance(self.lr, CyclicLR) and self.lr.cycle_momentum:
+            if isinstance(self.optimizer, Adam):
+                raise ValueError("lr.cycle_momentum needs an optimizer with momentum; set it to false, or use sgd")
+            if self.optimizer.momentum < self.lr.low_momentum:
+                raise ValueError(
+                    f"optimizer.momentum ({self.optimizer.momentum}) must be at least lr.low_momentum "
+                    f"({self.lr.low_momentum}), or lr.cycle_momentum false"
+                )
         return self
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -142,10 +143,11 @@ def apply_to_schedule(schedule: Schedule, overrides: Iterable[Override], stages:
             raise ConfigError(f"--stages: the schedule has no stage {name!r}. {did_you_mean(name, known)}")
     if not wanted:
         raise ConfigError(f"--stages: name at least one of {', '.join(known)}")
+    changed = [_apply(stage, stage.name, overrides) for stage in schedule.stages]
     return schedule.model_copy(
         update={
             "transform": _apply(schedule.transform, "transform", overrides),
-            "stages": tuple(_apply(stage, stage.name, overrides) for stage in schedule.stages if stage.name in wanted),
+            "stages": tuple(stage for stage in changed if stage.name in wanted),
         }
     )
 
@@ -198,14 +200,17 @@ def _set(model: type[BaseModel], values: dict[str, Any], override: Override) -> 
             if not members:
                 raise ConfigError(f"{override.origin}: {'.'.join(override.path)!r}: {key!r} is a value, not a table")
             parent, values = values, values[key]
+            if not isinstance(values, dict):
+                path = ".".join(override.path[: depth + 1])
+                raise ConfigError(f"{override.origin}: {path} was set to {values!r}, which has no {keys[depth + 1]!r}")
             model = next(member for member in members if _kind(member) in (None, values.get("kind")))
             if keys[depth + 1 :] == ("kind",):
                 kinds = {str(_kind(member)): member for member in members}
-                if override.value not in kinds:
+                if str(override.value) not in kinds:
                     near = did_you_mean(str(override.value), kinds)
                     raise ConfigError(f"{override.origin}: {override.key} = {override.value!r} is no kind. {near}")
                 if override.value != values.get("kind"):
-                    parent[key] = kinds[override.value]().model_dump()
+                    parent[key] = kinds[str(override.value)]().model_dump()
                 return
 
 
@@ -237,18 +242,28 @@ def _within(path: tuple[str, ...], location: tuple[str, ...]) -> bool:
     return all(part in remaining for part in path)
 
 
-def parse_weights(given: Iterable[str], backbones: Iterable[str]) -> dict[str, str]:
+def parse_weights(
+    given: Iterable[str], backbones: Sequence[str], before: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Resolve ``--weights``: one value for all, or ``NAME=VALUE`` for one, the latter winning.
 
+    A word without a separator, a dot or a file of that name is the name of a checkpoint; all else is a path.
+
+    Args:
+        given: what was typed.
+        backbones: the backbones of the run.
+        before: what holds for a backbone that nothing is said of; else ``imagenet``.
+
     Raises:
-        ConfigError: a name that is none of ``backbones``, or two values for all.
+        ConfigError: a name that is none of ``backbones``, no value, or two values for all.
     """
-    backbones = list(backbones)
     common: str | None = None
     special: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        if equals:
+        if not (value if equals else text):
+            raise ConfigError(f"--weights {text!r}: say imagenet, random, or a file or folder of checkpoints")
+        if equals and "/" not in name:
             if name not in backbones:
                 near = did_you_mean(name, backbones)
                 raise ConfigError(f"--weights {text}: no backbone of this run is called {name!r}. {near}")
@@ -257,8 +272,11 @@ def parse_weights(given: Iterable[str], backbones: Iterable[str]) -> dict[str, s
             raise ConfigError(f"--weights was given twice for all backbones: {common} and {text}; say NAME={text}")
         else:
             common = text
-    chosen = {name: special.get(name, common or "imagenet") for name in backbones}
-    return {
-        name: value if value in ("imagenet", "random") else str(Path(value).expanduser().absolute())
-        for name, value in chosen.items()
-    }
+    default = before or {}
+    chosen = {name: special.get(name, common or default.get(name, "imagenet")) for name in backbones}
+    return {name: _word_or_path(value) for name, value in chosen.items()}
+
+
+def _word_or_path(value: str) -> str:
+    word = re.fullmatch(r"[\w-]+", value) is not None and not Path(value).exists()
+    return value if word or value in ("imagenet", "random") else str(Path(value).expanduser().absolute())

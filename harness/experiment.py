@@ -24,7 +24,7 @@ from harness.config import (
 )
 from harness.data.record import describe
 from harness.data.splits import load_splits
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError
 from harness.launch import run_in_child
 from harness.registry import Plugin
 from harness.results import DatasetRecord, EnsembleRecord, Event, Experiment, Failure, RunStatus
@@ -88,7 +88,7 @@ def make_plan(request: Request) -> Plan:
     recipe, overrides = read_recipe(request.recipe) if request.recipe else (Recipe(), [])
     overrides += [parse_set(text) for text in request.settings]
     argument = _choose_data(request.data)
-    chosen = _choose_plugins(request.plugins or recipe.plugins, argument[0] if argument else None)
+    chosen = _choose_plugins(request.plugins, recipe.plugins, argument[0] if argument else None)
     schedule_plugin, dataset_plugin = chosen["schedule"][0], chosen["dataset"][0]
     schedule = apply_to_schedule(
         registry.load(schedule_plugin, Schedule),
@@ -97,7 +97,8 @@ def make_plan(request: Request) -> Plan:
     )
     dataset = registry.load(dataset_plugin, Dataset)
     options = apply_to_dataset(dataset_plugin.name, argument[1] if argument else None, dataset.Options, overrides)
-    weights = parse_weights(request.weights or _weights_of(recipe), [plugin.name for plugin in chosen["backbone"]])
+    backbones = [plugin.name for plugin in chosen["backbone"]]
+    weights = parse_weights(request.weights, backbones, parse_weights(_weights_of(recipe), backbones, {}))
     try:
         configs = tuple(
             RunConfig(
@@ -137,10 +138,13 @@ def _choose_data(data: str | None) -> tuple[str, str | None] | None:
     return name, argument if colon else None
 
 
-def _choose_plugins(names: Sequence[str], data: str | None) -> dict[str, list[Plugin]]:
-    """Sort the named plugins by kind, and fill in the kinds that nobody named."""
+def _choose_plugins(named: Sequence[str], of_recipe: Sequence[str], data: str | None) -> dict[str, list[Plugin]]:
+    """Sort the named plugins by kind, and fill in the kinds that nobody named, from the recipe first."""
+    said = [registry.find_any(name) for name in named] + ([registry.find("dataset", data)] if data else [])
+    kinds = {plugin.kind for plugin in said}
+    recipes = [plugin for plugin in map(registry.find_any, of_recipe) if plugin.kind not in kinds]
     chosen: dict[str, list[Plugin]] = {kind: [] for kind in registry.KINDS}
-    for plugin in [registry.find_any(name) for name in names] + ([registry.find("dataset", data)] if data else []):
+    for plugin in said + recipes:
         if plugin not in chosen[plugin.kind]:
             chosen[plugin.kind].append(plugin)
     if not chosen["backbone"]:
@@ -192,18 +196,20 @@ def run_experiment(
                 dataset=plan.dataset,
             )
             outcome.run_ids.append(run_id)
-            watch(index, config, None)
-            _execute(store, run_id, config, partial(watch, index, config))
+            _execute(store, run_id, config, plan.dataset.fingerprint, partial(watch, index, config))
     except KeyboardInterrupt:
         outcome.interrupted = True
     _combine(plan, store, outcome)
     return outcome
 
 
-def _execute(store: Store, run_id: int, config: RunConfig, watch: Callable[[Event], None]) -> None:
+def _execute(
+    store: Store, run_id: int, config: RunConfig, fingerprint: str, watch: Callable[[Event | None], None]
+) -> None:
     status: RunStatus = "completed"
-    events = run_in_child(config)
+    events = run_in_child(config, fingerprint)
     try:
+        watch(None)
         for event in events:
             store.record(run_id, event)
             watch(event)
@@ -228,8 +234,8 @@ def _combine(plan: Plan, store: Store, outcome: Outcome) -> None:
         for stage in plan.configs[0].schedule.stages:
             try:
                 record = combine_runs(ensemble, plugin.record, runs, stage.name)
-            except HarnessError as error:
-                outcome.complaints.append(f"{plugin.name} after {stage.name}: {error}")
+                store.add_ensemble(outcome.experiment, record)
+            except Exception as error:  # a plugin's: whatever it raises, the other ensembles go on
+                outcome.complaints.append(f"{plugin.name} after {stage.name}: {type(error).__name__}: {error}")
                 continue
-            store.add_ensemble(outcome.experiment, record)
             outcome.ensembles.append(record)

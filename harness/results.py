@@ -105,7 +105,8 @@ class Note:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Figures of one epoch, counted from 1. Loss is the mean cross-entropy over images, accuracy a share.
+    """Figures of one epoch, counted from 1. Loss is the mean over images of the loss that the stage trains by (plain
+    cross-entropy for ``val_loss``), accuracy a share.
 
     ``train_*`` are taken while training, so with augmentation, dropout and moving weights. ``lr`` is the rate
     when the epoch had ended, which the next step takes.

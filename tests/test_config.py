@@ -81,6 +81,9 @@ def test_naming_the_kind_that_is_there_keeps_its_options() -> None:
         ("frozen.batch_norm=off", ["'train' or 'eval'", "'off'"]),
         ("frozen.epochs.more=1", ["'epochs' is a value"]),
         ("frozen.lr=3", ["frozen.lr = 3"]),
+        ("frozen.lr.kind=[1]", ["is no kind"]),
+        ("frozen.auxiliary_weight=inf", ["frozen.auxiliary_weight", "finite"]),
+        ("frozen.optimizer.momentum=0.5", ["low_momentum"]),
         ("transform.crop_scale=[1, 0.5]", ["crop_scale", "smaller one first"]),
         ("frozen.optimizer.kind=adam", ["cycle_momentum"]),
         ("epochs=2", ["STAGE.OPTION=VALUE"]),
@@ -96,7 +99,14 @@ def test_a_bad_setting_is_one_line_that_says_what_is_allowed(setting: str, parts
         assert part in message
 
 
+def test_a_table_that_was_set_to_a_value_has_no_options() -> None:
+    with pytest.raises(ConfigError, match=r"frozen\.lr was set to 0\.1"):
+        _apply("frozen.lr=0.1", "frozen.lr.base=0.2")
+
+
 def test_stages_can_be_left_out() -> None:
+    with pytest.raises(ConfigError, match=r"finetune\.epochs"):
+        apply_to_schedule(PAPER, [parse_set("finetune.epochs=0")], ["frozen"])
     assert [s.name for s in apply_to_schedule(PAPER, [], ["frozen"]).stages] == ["frozen"]
     with pytest.raises(ConfigError, match="no stage 'tune'"):
         apply_to_schedule(PAPER, [], ["tune"])
@@ -120,6 +130,10 @@ def test_weights_for_all_and_for_one() -> None:
     assert Path(chosen["b"]).is_absolute()
     with pytest.raises(ConfigError, match="called 'c'"):
         parse_weights(["c=random"], ["a", "b"])
+    assert parse_weights(["b=imagenet21k"], ["a", "b"], {"a": "random"}) == {"a": "random", "b": "imagenet21k"}
+    assert parse_weights(["/x=1/w.pth"], ["a"]) == {"a": "/x=1/w.pth"}
+    with pytest.raises(ConfigError, match="say imagenet"):
+        parse_weights(["a="], ["a"])
     with pytest.raises(ConfigError, match="given twice"):
         parse_weights(["random", "imagenet"], ["a"])
 

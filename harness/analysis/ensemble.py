@@ -34,8 +34,12 @@ def combine_runs(
         if run.dataset.fingerprint != first.fingerprint:
             raise DataError(f"runs {runs[0].id} and {run.id} used different images, so their votes cannot be combined")
     images = next(record for record in first.splits if record.name == split)
-    stages = [run.stage(stage) for run in runs]
-    logits = [record.predictions[split].logits for record in stages if record is not None]
+    logits = []
+    for run in runs:
+        record = run.stage(stage)
+        if record is None or split not in record.predictions:
+            raise DataError(f"run {run.id} has no predictions of {split} after {stage}, so it cannot vote")
+        logits.append(record.predictions[split].logits)
     combined = ensemble.combine(np.stack([softmax(member) for member in logits]))
     return EnsembleRecord(
         method=plugin.name,

@@ -41,8 +41,9 @@ def list_data(as_json: Json = False) -> None:
         except ValidationError as error:
             missing = ", ".join(f"data.{item['loc'][0]}" for item in error.errors())
             row |= {"state": f"needs {missing}", "images": {}}
-        except HarnessError as error:
-            row |= {"state": str(error), "images": {}}
+        except Exception as error:  # a plugin's own, whatever it raises
+            said = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            row |= {"state": said, "images": {}}
         rows.append(row)
     if as_json:
         print_json(rows)
@@ -112,11 +113,10 @@ def show_data(
 
     Example: harness data show chest-xray --set data.split=grouped
     """
-    from collections import Counter
-
     from harness import registry
     from harness.api import Dataset
     from harness.config import apply_to_dataset, parse_set
+    from harness.data.record import describe
     from harness.data.splits import leak
 
     plain, colon, argument = name.partition(":")
@@ -124,10 +124,7 @@ def show_data(
     overrides = [parse_set(text) for text in settings or ()]
     splits = dataset.load(plain, apply_to_dataset(plain, argument if colon else None, dataset.Options, overrides))
     named = splits.named()
-    counts = {
-        split: {label: Counter(ref.label for ref in refs)[index] for index, label in enumerate(splits.classes)}
-        for split, refs in named.items()
-    }
+    counts = {split: dict(of_class) for split, of_class in describe(plain, dataset, splits).counts.items()}
     groups = {split: len({ref.group for ref in refs}) for split, refs in named.items()}
     shared = {split: leak(named[split], splits.train) for split in ("val", "test")}
     if as_json:

@@ -77,6 +77,8 @@ class RunDisplay:
                 for task in (self._stage, self._step):
                     self._bars.update(task, visible=False)
                 self._print(f"  [bold red]failed:[/] {escape(event.message)}")
+                if event.traceback:
+                    self._print(escape(event.traceback.rstrip()))
             case results.Measurement():
                 pass
 

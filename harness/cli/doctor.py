@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from harness.api import Backbone, Dataset
 from harness.cli.output import err, escape, out, print_json
 from harness.errors import BrokenPluginError, HarnessError, StoreError
+from harness.registry import Plugin
 
 __all__ = ["doctor"]
 
@@ -88,13 +90,19 @@ def _plugins() -> Iterator[_Finding]:
         except HarnessError as error:
             yield _Finding(what, "broken", str(error))
             continue
-        origin = f"{plugin.distribution} {plugin.version}"
-        if isinstance(loaded, Backbone):
-            yield _weights(what, origin, loaded)
-        elif isinstance(loaded, Dataset):
-            yield _data(what, origin, plugin.name, loaded)
-        else:
-            yield _Finding(what, "ok", origin)
+        try:
+            yield _look_into(what, plugin, loaded)
+        except Exception as error:  # a plugin's own, whatever it raises
+            yield _Finding(what, "broken", f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _look_into(what: str, plugin: Plugin, loaded: object) -> _Finding:
+    origin = f"{plugin.distribution} {plugin.version}"
+    if isinstance(loaded, Backbone):
+        return _weights(what, origin, loaded)
+    if isinstance(loaded, Dataset):
+        return _data(what, origin, plugin.name, loaded)
+    return _Finding(what, "ok", origin)
 
 
 def _weights(what: str, origin: str, backbone: Backbone) -> _Finding:

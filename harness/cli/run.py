@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from harness.cli.output import err, escape, out, print_json
+from harness.errors import HarnessError
 
 __all__ = ["run"]
 
@@ -62,7 +67,7 @@ def run(
     """
     from harness.cli.display import RunDisplay
     from harness.experiment import Request, make_plan, run_experiment
-    from harness.store import open_store
+    from harness.store import open_store, shown_url
 
     plan = make_plan(
         Request(
@@ -80,8 +85,8 @@ def run(
         )
     )
     with open_store(db) as store:
-        with RunDisplay(err, len(plan.configs)) as display:
-            outcome = run_experiment(plan, store, _command(db), display.show)
+        with RunDisplay(err, len(plan.configs)) as display, _ended_like_an_interrupt():
+            outcome = run_experiment(plan, store, _command(), display.show)
         runs = [store.run(run_id) for run_id in outcome.run_ids]
     name = outcome.experiment.name
 
@@ -101,8 +106,9 @@ def run(
         synthetic = ", synthetic images" if plan.dataset.synthetic else ""
         out.print(accuracy_table(runs, outcome.ensembles, f"{name} ({plan.dataset.name}{synthetic})"))
         out.print("Share and number of images right, and the Wilson 95 % interval of the share in %.", style="dim")
-        shown = "" if db == "benchmark.db" else f" --db {shlex.quote(_hidden(db))}"
-        out.print(f"Next: harness report{shown}    harness runs list{shown}", soft_wrap=True)
+        shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
+        named = f" --experiment {shlex.quote(experiment)}" if experiment else ""
+        out.print(escape(f"Next: harness report{shown}{named}    harness runs list{shown}{named}"), soft_wrap=True)
     if outcome.interrupted:
         err.print("[bold]Interrupted.[/] What had been recorded is kept. The same command starts the runs anew.")
         raise typer.Exit(130)
@@ -114,12 +120,33 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _hidden(db: str) -> str:
-    from sqlalchemy.engine import make_url
+def _command() -> str:
+    """Return what was typed, with what a database URL hides left out."""
+    from harness.store import shown_url
 
-    return make_url(db).render_as_string(hide_password=True) if "://" in db else db
+    def shown(word: str) -> str:
+        option, equals, value = word.partition("=") if word.startswith("--db=") else ("", "", word)
+        if "://" not in value:
+            return word
+        try:
+            return f"{option}{equals}{shown_url(value)}"
+        except HarnessError:
+            return f"{option}{equals}URL"
+
+    return shlex.join(["harness", *map(shown, sys.argv[1:])])
 
 
-def _command(db: str) -> str:
-    """Return what was typed, with the password of a database URL hidden."""
-    return " ".join(["harness", *(shlex.quote(word.replace(db, _hidden(db))) for word in sys.argv[1:])])
+@contextmanager
+def _ended_like_an_interrupt() -> Iterator[None]:
+    """Turn what closes a terminal or cancels a job into an interrupt, so that no run is left as running."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from rich.table import Table
@@ -72,11 +73,12 @@ def run_json(run: Run) -> dict[str, Any]:
             "counts": run.dataset.counts,
         },
         "seed": run.seed,
+        "plugins": [vars(plugin) for plugin in run.plugins],
+        "environment": vars(run.environment) if run.environment else None,
         "config": run.config,
         "config_hash": run.config_hash,
         "weights": vars(run.weights) if run.weights else None,
         "parameters": run.parameters,
-        "device": run.environment.device_name if run.environment else None,
         "started_at": run.started_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "stages": [
@@ -91,8 +93,20 @@ def run_json(run: Run) -> dict[str, Any]:
                 "test_correct": stage.test_correct,
                 "test_accuracy": stage.test_accuracy,
                 "test_auc": stage.test_auc,
+                "test_confusion": stage.test_confusion,
             }
             for stage in run.stages
+        ],
+        "measurements": [
+            {
+                "name": measurement.name,
+                "unit": measurement.unit,
+                "batch_size": measurement.batch_size,
+                "stage": measurement.stage,
+                "n": len(measurement.samples),
+                "median": median(measurement.samples.tolist()),
+            }
+            for measurement in run.measurements
         ],
         "failure": vars(run.failure) if run.failure else None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,12 +48,15 @@ def fetch(download: Download, folder: Path, url: str | None, progress: Callable[
     from requests import RequestException
 
     pooch.get_logger().setLevel("WARNING")
+    filename = download.filename
+    if url is not None:  # a mirror's file has a name of its own, so that a bad one does not stand for the next
+        filename = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{filename}"
     try:
         path = Path(
             pooch.retrieve(
                 url or download.url,
                 known_hash=None,  # none is published
-                fname=download.filename,
+                fname=filename,
                 path=folder,
                 downloader=pooch.HTTPDownloader(progressbar=_Bar(progress)),
             )

@@ -16,6 +16,7 @@ from harness.data.splits import load_splits
 from harness.engine.device import resolve_device
 from harness.engine.model import build
 from harness.engine.stage import Split, Trainer, forward
+from harness.errors import DataError
 from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
 from harness.measure.memory import peak_memory, reset_peaks
@@ -26,17 +27,26 @@ __all__ = ["execute"]
 LATENCY_BATCH_SIZES = (1, 32)
 
 
-def execute(config: RunConfig, emit: Callable[[Event], None]) -> None:
+def execute(config: RunConfig, fingerprint: str, emit: Callable[[Event], None]) -> None:
     """Train and evaluate one backbone, handing every result to ``emit`` as it happens.
+
+    Args:
+        config: the run.
+        fingerprint: of the images that the run was planned for.
+        emit: called with each event.
 
     Raises:
         HarnessError: the run cannot be done as configured.
     """
     device = resolve_device(config.device, config.precision)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; this process does nothing else
     backbone = registry.load(registry.find("backbone", config.backbone), Backbone)
     dataset = registry.load(registry.find("dataset", config.dataset), Dataset)
     options = dataset.Options.model_validate(config.data)
     splits = load_splits(dataset, config.dataset, options, config.limit_train, config.seed)
+    if splits.fingerprint != fingerprint:
+        raise DataError(f"the images of {config.dataset!r} have changed since this command began; start it again")
     module, weights = build(
         backbone,
         config.backbone,
@@ -62,13 +72,13 @@ def execute(config: RunConfig, emit: Callable[[Event], None]) -> None:
         emit,
     )
     stages = config.schedule.stages
-    last = None
+    start = None
     for index, stage in enumerate(stages):
-        if last is not None:
-            module.load_state_dict(last)
+        if start is not None:
+            module.load_state_dict(start)
         reset_peaks(device)
         following = stages[index + 1] if index + 1 < len(stages) else None
-        last = trainer.run_stage(stage, index, keep_last=following is not None and following.start_from == "last")
+        start = trainer.run_stage(stage, index, following)
         for measurement in peak_memory(device, environment.device_name, stage.name):
             emit(measurement)
 
@@ -106,7 +116,9 @@ def _augment(transform: Transform, backbone: Backbone, train: Split) -> Augment:
     elif transform.normalize == "dataset":
         # exact, from the histogram of each channel's 256 values
         channels = train.images.shape[3]
-        counts = np.stack([np.bincount(train.images[..., c].ravel(), minlength=256) for c in range(channels)])
+        counts = np.zeros((channels, 256), dtype=np.int64)
+        for image in train.images:
+            counts += [np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(channels)]
         values = np.arange(256) / 255
         means = counts @ values / counts.sum(axis=1)
         deviations = np.sqrt(counts @ values**2 / counts.sum(axis=1) - means**2)

@@ -21,7 +21,7 @@ from harness.data.augment import Augment
 from harness.engine.device import autocast
 from harness.engine.model import prepare, set_train_mode
 from harness.engine.seeds import generator, seed_for
-from harness.errors import TrainingError
+from harness.errors import BrokenPluginError, TrainingError
 from harness.measure.clock import now, synchronize
 from harness.results import EpochResult, Event, Prediction, Progress, StageResult, StageStarted
 
@@ -46,9 +46,16 @@ class Split:
 def forward(
     module: nn.Module, backbone: Backbone, images: Tensor, precision: Precision
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run the network on float images (n, 3, s, s): float32 logits (n, classes), and those of auxiliary heads."""
+    """Run the network on float images (n, 3, s, s): float32 logits (n, classes), and those of auxiliary heads.
+
+    Raises:
+        BrokenPluginError: the backbone gives logits of another shape than its head.
+    """
     with autocast(images.device, precision):
         logits, auxiliary = backbone.logits(module(images))
+    expected = (len(images), module.get_submodule(backbone.head).out_features)
+    if logits.shape != expected:
+        raise BrokenPluginError(f"the backbone gives logits of shape {tuple(logits.shape)}; expected {expected}")
     return logits.float(), tuple(other.float() for other in auxiliary)
 
 
@@ -65,12 +72,17 @@ class Trainer:
     precision: Precision
     emit: Callable[[Event], None]
 
-    def run_stage(self, stage: Stage, index: int, keep_last: bool) -> State | None:
+    def run_stage(self, stage: Stage, index: int, following: Stage | None = None) -> State | None:
         """Train one stage, leaving the tested epoch's weights in the network.
 
         Returns:
-            The last epoch's weights if ``keep_last``, for a stage that starts from them.
+            The weights that ``following`` starts from, where they are not the tested ones.
+
+        Raises:
+            TrainingError: the loss or the predictions are no numbers any more.
+            BrokenPluginError: the backbone's logits do not fit the classes.
         """
+        wanted = following.start_from if following else stage.checkpoint
         parameters = prepare(self.module, self.backbone, stage)
         trainable = sum(parameter.numel() for parameter in parameters)
         self.emit(StageStarted(stage.name, index, stage.epochs, trainable))
@@ -85,17 +97,19 @@ class Trainer:
             result = self._epoch(stage, epoch, optimizer, scheduler, weights)
             epochs.append(result)
             self.emit(result)
-            if stage.checkpoint == "best" and _best(epochs) is result:
+            if "best" in (stage.checkpoint, wanted) and _best(epochs) is result:
                 best = _copy(self.module)
-        tested = _best(epochs) if stage.checkpoint == "best" else epochs[-1]
-        last = _copy(self.module) if keep_last else None
-        if best is not None and tested is not epochs[-1]:
+        tested = epochs[-1]
+        start = best
+        if stage.checkpoint == "best" and best is not None:
+            tested = _best(epochs)
+            start = _copy(self.module) if wanted == "last" else None
             self.module.load_state_dict(best)
         predictions = tuple(Prediction(name, self.predict(name, stage.name)) for name in ("val", "test"))
         seconds = now() - begin
         speed = median(epoch.images_per_second for epoch in epochs)
         self.emit(StageResult(stage.name, tested.epoch, seconds, speed, predictions))
-        return last
+        return start if wanted != stage.checkpoint else None
 
     def predict(self, split: str, stage: str, batch_size: int = 32) -> NDArray[np.float32]:
         """Return logits (n, classes) of a split, in its order, in eval mode."""
@@ -109,7 +123,10 @@ class Trainer:
                 logits, _ = forward(self.module, self.backbone, self.augment.evaluate(batch), self.precision)
                 rows.append(logits.cpu())
                 self.emit(Progress(f"{stage}: {split}", done, len(order)))
-        return torch.cat(rows).numpy()
+        predicted = torch.cat(rows)
+        if not predicted.isfinite().all():
+            raise _diverged(stage, f"its predictions of {split} are not finite")
+        return predicted.numpy()
 
     def _epoch(
         self,
@@ -155,10 +172,7 @@ class Trainer:
             )
         synchronize(self.device)
         if not math.isfinite(loss_sum):
-            raise TrainingError(
-                f"training diverged: the loss of {stage.name} epoch {epoch} is {float(loss_sum)}; lower the learning "
-                f"rate (--set {stage.name}.lr.{'max' if stage.lr.kind == 'cyclic' else 'base'}=...)"
-            )
+            raise _diverged(stage.name, f"the loss of epoch {epoch} is {float(loss_sum)}")
         speed = len(order) / (now() - begin)
         if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "epoch"):
             scheduler.step()
@@ -191,6 +205,10 @@ class Trainer:
         return (counts.sum() / (len(counts) * counts)).to(self.device)
 
 
+def _diverged(stage: str, what: str) -> TrainingError:
+    return TrainingError(f"training diverged in {stage}: {what}; lower the learning rate (--set {stage}.lr...)")
+
+
 def _optimizer(stage: Stage, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     options = stage.optimizer
     if isinstance(options, api.SGD):
@@ -204,6 +222,7 @@ def _scheduler(stage: Stage, optimizer: torch.optim.Optimizer) -> LRScheduler | 
     rule = stage.lr
     if isinstance(rule, api.ConstantLR):
         return None
+    high = stage.optimizer.momentum if isinstance(stage.optimizer, api.SGD) else 0.0
     return CyclicLR(
         optimizer,
         base_lr=rule.base,
@@ -211,6 +230,8 @@ def _scheduler(stage: Stage, optimizer: torch.optim.Optimizer) -> LRScheduler | 
         step_size_up=rule.step_size_up,
         mode=rule.mode,
         cycle_momentum=rule.cycle_momentum,
+        base_momentum=rule.low_momentum,
+        max_momentum=high,
     )
 
 

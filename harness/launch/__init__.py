@@ -25,14 +25,16 @@ __all__ = ["run_in_child"]
 _ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
 
 
-def run_in_child(config: RunConfig) -> Generator[Event, None, None]:
-    """Execute a run in a fresh process and yield its events; whatever ends it early is the last one, a Failure.
+def run_in_child(config: RunConfig, fingerprint: str) -> Generator[Event, None, None]:
+    """Execute a run on images of that fingerprint in a fresh process, and yield its events.
+
+    Whatever ends the process early is the last event, a Failure.
 
     Closing the iterator, as an interrupt does, ends the process.
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(config, sender), daemon=True)
+    process = context.Process(target=_child, args=(config, fingerprint, sender))
     with _environment("GLIBC_TUNABLES", _ALLOCATOR):
         process.start()
     sender.close()
@@ -53,7 +55,7 @@ def _receive(receiver: Connection, process: BaseProcess) -> Event | None:
     """Return the next event, or None after the last; a process that ends without having said so is a Failure."""
     try:
         event: Event | None = receiver.recv()
-    except EOFError:
+    except (EOFError, OSError):  # nothing more, or the end in the middle of a message
         process.join()
         return Failure("died", _cause(process.exitcode or 0))
     return event
@@ -67,13 +69,13 @@ def _cause(exitcode: int) -> str:
     return f"the run's process was ended by {name}{hint}"
 
 
-def _child(config: RunConfig, sender: Connection) -> None:
+def _child(config: RunConfig, fingerprint: str, sender: Connection) -> None:
     # An interrupt reaches every process of the terminal; the parent decides what becomes of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from harness.engine.run import execute
 
     try:
-        execute(config, sender.send)
+        execute(config, fingerprint, sender.send)
         sender.send(None)
     except BrokenPipeError:
         return  # the parent is gone

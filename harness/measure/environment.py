@@ -60,14 +60,15 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _driver() -> str:
+def _driver() -> str | None:
+    """Version of NVIDIA's driver; None where its management library cannot be asked, as in some containers."""
     import pynvml
 
-    pynvml.nvmlInit()
     try:
+        pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
-    finally:
-        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
 
 
 def _git() -> dict[str, Any] | None:
@@ -76,7 +77,7 @@ def _git() -> dict[str, Any] | None:
     def ask(*words: str) -> str | None:
         try:
             done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603, S607
-        except OSError:
+        except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from harness.store.database import connect, explained
+from harness.store.database import connect, explained, shown_url
 from harness.store.schema import prepare
 from harness.store.store import Store
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "open_store", "shown_url"]
 
 
 def open_store(url: str, *, create: bool = True) -> Store:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from harness.errors import StoreError
 
-__all__ = ["Database", "connect", "explained"]
+__all__ = ["Database", "connect", "explained", "shown_url"]
 
 _BUSY_SECONDS = 30
 _WRITES = "harness_writes"
@@ -100,6 +100,11 @@ def _parse(url: str) -> URL:
     if backend not in ("sqlite", "postgresql"):
         raise StoreError(f"results database {_shown(parsed)}: only sqlite and postgresql are supported")
     return parsed
+
+
+def shown_url(url: str) -> str:
+    """Return a path or URL as it may be shown: without password and query."""
+    return _shown(_parse(url)) if "://" in url else url
 
 
 def _shown(url: URL) -> str:

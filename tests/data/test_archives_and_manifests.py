@@ -220,7 +220,8 @@ def test_any_folder_of_class_folders(tmp_path: Path) -> None:
 
 
 def test_splits_that_are_there_are_kept_and_groups_are_not_torn(tmp_path: Path) -> None:
-    names = [f"{split}/{kind}/p{n // 2}_{n}.png" for split in ("train", "test") for kind in "ab" for n in range(12)]
+    names = [f"train/{kind}/p{n // 2}_{n}.png" for kind in "ab" for n in range(12)]
+    names += [f"test/{kind}/p{n // 2 + 90}_{n}.png" for kind in "ab" for n in range(12)]
     write_folder(tmp_path / "f", {name: _photo(seed) for seed, name in enumerate(names)})
     splits = _folder(tmp_path, group_pattern=r"(p\d+)_", val_fraction=0.3)
     assert len(splits.test) == 24
@@ -243,6 +244,30 @@ def test_folders_that_make_no_data_set(tmp_path: Path, files: dict[str, bytes], 
     write_folder(tmp_path / "f", files)
     with pytest.raises(DataError, match=said):
         _folder(tmp_path)
+
+
+def test_copies_of_an_image_stay_on_one_side(tmp_path: Path) -> None:
+    files = {
+        f"{kind}/{n}_{copy}.png": _photo(n + 50 * (kind == "b")) for kind in "ab" for n in range(10) for copy in "xy"
+    }
+    write_folder(tmp_path / "f", files)
+    splits = _folder(tmp_path)
+    contents = [{ref.sha256 for ref in refs} for refs in splits.named().values()]
+    assert not contents[0] & contents[1]
+    assert not contents[0] & contents[2]
+    assert not contents[1] & contents[2]
+
+
+def test_other_files_may_come_and_go_beside_the_images(tmp_path: Path) -> None:
+    write_folder(
+        tmp_path / "f", {f"{kind}/{n}.png": _photo(n + 50 * (kind == "b")) for kind in "ab" for n in range(10)}
+    )
+    splits = _folder(tmp_path)
+    (tmp_path / "f" / "benchmark.db").write_text("written while the run goes on")
+    assert len(_decode(splits)[0]) == len(splits.train)
+    (tmp_path / "f" / splits.train[0].id).write_bytes(_photo(99))
+    with pytest.raises(DataError, match="has changed since it was verified"):
+        list(splits.images.read([splits.train[0].id]))
 
 
 def test_an_empty_class_folder_is_refused(tmp_path: Path) -> None:

