@@ -201,7 +201,7 @@ def _set(model: type[BaseModel], values: dict[str, Any], override: Override) -> 
                 raise ConfigError(f"{override.origin}: {'.'.join(override.path)!r}: {key!r} is a value, not a table")
             parent, values = values, values[key]
             if not isinstance(values, dict):
-                path = ".".join(override.path[: depth + 1])
+                path = ".".join(override.path[: depth + 2])
                 raise ConfigError(f"{override.origin}: {path} was set to {values!r}, which has no {keys[depth + 1]!r}")
             model = next(member for member in members if _kind(member) in (None, values.get("kind")))
             if keys[depth + 1 :] == ("kind",):

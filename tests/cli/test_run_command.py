@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from harness.analysis.metrics import softmax
+from harness.cli.run import _command
 from harness.store import open_store
 from support import Harness
 
@@ -98,6 +99,7 @@ def test_failed_plugins_are_failed_runs_and_the_others_go_on(
     assert "SIGSEGV" in failures["segfaults"]["message"]
     assert "training diverged" in failures["diverges"]["message"]
     assert len(result["ensembles"]) == 2
+    assert "in _look_up" in done.stderr, "a broken plugin's own traceback is shown"
     assert "[bold]this[/bold]" in done.stderr, "messages are shown as they are, not as markup"
 
 
@@ -166,7 +168,28 @@ def test_weights_that_cannot_be_had_say_the_ways_out(harness: Harness, tmp_path:
         assert way in done.stderr
 
 
-def test_an_interrupt_keeps_what_was_recorded(test_plugins: Path, tmp_path: Path) -> None:
+def test_an_ensemble_that_raises_is_a_complaint_and_the_others_go_on(harness: Harness, test_plugins: Path) -> None:
+    names = "tiny,tiny_two,raises_ensemble,mean_probability"
+    done = harness("run", "--plugins", names, *SHORT, "--json", PYTHONPATH=str(test_plugins))
+    assert done.returncode == 1
+    assert "raises_ensemble after frozen: ValueError: no quorum" in done.stderr
+    assert [ensemble["method"] for ensemble in json.loads(done.stdout)["ensembles"]] == ["mean_probability"] * 2
+
+
+def test_a_password_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = [
+        "postgresql://me:secret@host/db",
+        "postgresql://host/db?user=me&password=secret",
+        "postgresql://me:secret@host:port/db",
+    ]
+    monkeypatch.setattr("sys.argv", ["harness", "run", "--db", urls[0], "--db", urls[1], f"--db={urls[2]}", "--seed=1"])
+    command = _command()
+    assert "secret" not in command
+    assert "--seed=1" in command
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_was_recorded(test_plugins: Path, tmp_path: Path, ended_by: signal.Signals) -> None:
     command = [sys.executable, "-m", "harness", "run", "--plugins", "tiny,tiny_two", *SHORT]
     environment = {**os.environ, "PYTHONPATH": str(test_plugins), "HARNESS_HOME": str(tmp_path / "home")}
     process = subprocess.Popen(
@@ -176,7 +199,7 @@ def test_an_interrupt_keeps_what_was_recorded(test_plugins: Path, tmp_path: Path
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (database.exists() and _epochs(database) > 3):
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ended_by)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Interrupted" in stderr

@@ -6,6 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from harness.api import Combined, Ensemble
 from harness_test_plugins.good import Tiny
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ class Segfaults(Tiny):
         """Die."""
         os.kill(os.getpid(), signal.SIGSEGV)
         raise AssertionError
+
+
+class RaisesEnsemble(Ensemble):
+    """Cannot combine anything."""
+
+    def combine(self, probabilities: Any) -> Combined:
+        """Raise."""
+        raise ValueError("no quorum")
 
 
 class Diverges(Tiny):
