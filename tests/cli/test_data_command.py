@@ -96,7 +96,7 @@ def test_fetch_downloads_verifies_and_registers(harness: Harness, served: str, t
     done = harness("data", "fetch", "chest-xray", "--url", f"{served}/ChestXRay2017.zip")
     assert done.returncode == 0, done.stderr
     assert "CC BY 4.0" in done.stderr
-    assert (tmp_path / "home" / "data" / "downloads" / "ChestXRay2017.zip").is_file()
+    assert [path.name[9:] for path in (tmp_path / "home" / "data" / "downloads").iterdir()] == ["ChestXRay2017.zip"]
     assert harness("data", "show", "chest-xray", *SMALL).returncode == 0
 
 

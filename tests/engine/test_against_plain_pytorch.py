@@ -147,3 +147,20 @@ def test_both_stages_equal_a_bare_loop(name: str, batch_norm: str, layout: str, 
             )
         moved = (plain.state_dict()[key] - before).abs().max()
         assert moved > 1e-5, "a stage that moves nothing proves nothing"
+
+
+def test_auxiliary_heads_train_by_their_weight_and_only_then() -> None:
+    backbone = GoogLeNet()
+    moved = {}
+    for weight in (0.0, 0.3):
+        ours, _ = build(backbone, "googlenet", weights="random", classes=2, auxiliary=weight > 0, seed=SEED, note=print)
+        splits = {"train": _split(8, 0), "val": _split(4, 1), "test": _split(4, 2)}
+        augment = Augment(PAPER.transform, 224, backbone.mean, backbone.std)
+        trainer = Trainer(ours, backbone, augment, splits, SEED, torch.device("cpu"), "fp32", lambda event: None)
+        before = {key: value.clone() for key, value in ours.state_dict().items()}
+        stage = _stages("train", 1e-3)[0].model_copy(update={"epochs": 1, "auxiliary_weight": weight})
+        trainer.run_stage(stage, 0)
+        parameters = dict(ours.named_parameters())
+        moved[weight] = {key for key in parameters if not torch.equal(before[key], parameters[key])}
+    assert moved[0.0] == {"fc.weight", "fc.bias"}
+    assert moved[0.3] == {f"{head}.{part}" for head in ("fc", "aux1.fc2", "aux2.fc2") for part in ("weight", "bias")}
