@@ -22,7 +22,7 @@ demo: install
 	mkdir -p $(DEMO)
 	$(BIN)/harness run --plugins efficientnet_lite0,alexnet,googlenet,resnet18 --data phantom \
 	    --weights random --weights efficientnet_lite0=imagenet \
-	    --set frozen.epochs=2 --set finetune.epochs=1 --db $(DEMO)/benchmark.db
+	    --set frozen.epochs=5 --set finetune.epochs=1 --db $(DEMO)/benchmark.db
 	$(BIN)/harness report --db $(DEMO)/benchmark.db --out $(DEMO)/report
 
 lint: install

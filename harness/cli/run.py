@@ -105,7 +105,7 @@ def run(
     else:
         synthetic = ", synthetic images" if plan.dataset.synthetic else ""
         out.print(accuracy_table(runs, outcome.ensembles, f"{name} ({plan.dataset.name}{synthetic})"))
-        out.print("Share and number of images right, and the Wilson 95 % interval of the share in %.", style="dim")
+        out.print("Share and number of test images right; below, the Wilson 95 % interval in %.", style="dim")
         shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
         named = f" --experiment {shlex.quote(experiment)}" if experiment else ""
         out.print(escape(f"Next: harness report{shown}{named}    harness runs list{shown}{named}"), soft_wrap=True)
