@@ -154,8 +154,13 @@ def test_bad_input_is_one_message_and_code_two(harness: Harness, arguments: list
     assert "Traceback" not in done.stderr
     for part in parts:
         assert part in done.stderr
-    with_traceback = harness("--debug", "run", *arguments)
-    assert with_traceback.returncode != 0
+
+
+def test_debug_shows_the_traceback(harness: Harness) -> None:
+    done = harness("run", "--plugins", "resnet81", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "PluginNotFoundError" in done.stderr
 
 
 def test_weights_that_cannot_be_had_say_the_ways_out(harness: Harness, tmp_path: Path) -> None:
@@ -193,14 +198,24 @@ def test_an_interrupt_keeps_what_was_recorded(test_plugins: Path, tmp_path: Path
     command = [sys.executable, "-m", "harness", "run", "--plugins", "tiny,tiny_two", *SHORT]
     environment = {**os.environ, "PYTHONPATH": str(test_plugins), "HARNESS_HOME": str(tmp_path / "home")}
     process = subprocess.Popen(
-        [*command, "--set", "frozen.epochs=10000"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        [*command, "--set", "frozen.epochs=10000"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts what it puts into the background with interrupts ignored; a user's terminal does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     database = tmp_path / "benchmark.db"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (database.exists() and _epochs(database) > 3):
-        time.sleep(0.2)
-    process.send_signal(ended_by)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        while time.monotonic() < deadline and not (database.exists() and _epochs(database) > 3):
+            time.sleep(0.2)
+        process.send_signal(ended_by)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 130
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
