@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _sqlite(path: Path, *, create: bool) -> Database:
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not where the driver thinks fit
         if create:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
@@ -143,6 +144,20 @@ def _sqlite(path: Path, *, create: bool) -> Database:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
 
     return Database(str(path), engine, writer=engine.execution_options(**{_WRITES: True}))
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Set the journal's mode, for which SQLite itself does not wait where another process is doing the same."""
+    give_up = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _open_options(path: Path, *, create: bool) -> dict[str, str]:
