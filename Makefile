@@ -13,7 +13,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt $(EXAMPLE)/pyproject.toml
 	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,postgres]' -e $(EXAMPLE)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,parquet,postgres]' -e $(EXAMPLE)
 	touch $@
 
 # The main job on generated images: the paper's three networks from random weights (their ImageNet weights need a

@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -14,11 +15,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from harness.api import DatasetOptions, Options, Schedule
 from harness.errors import ConfigError, did_you_mean
+from harness.results import EpochResult
 
 __all__ = [
     "Override",
     "Recipe",
     "RunConfig",
+    "Task",
     "apply_to_dataset",
     "apply_to_schedule",
     "parse_set",
@@ -43,12 +46,32 @@ class RunConfig(Options):
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"
     precision: Precision = "fp32"
+    deterministic: bool = False
 
     @property
     def hash(self) -> str:
         """sha256 of the canonical JSON of all fields."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run as its process is given it.
+
+    Args:
+        config: what to do.
+        fingerprint: of the images that the run was planned for.
+        checkpoints: the run's own folder for them; None keeps none.
+        checkpoint_every: seconds between two.
+        recorded: what is known of the run's epochs from earlier attempts.
+    """
+
+    config: RunConfig
+    fingerprint: str
+    checkpoints: Path | None = None
+    checkpoint_every: float = 60.0
+    recorded: tuple[EpochResult, ...] = ()
 
 
 class Override:
@@ -72,6 +95,7 @@ class Recipe(Options):
     seed: int | None = None
     device: str | None = None
     precision: Precision | None = None
+    deterministic: bool | None = None
     limit_train: int | None = None
     stages: tuple[str, ...] | None = None
 

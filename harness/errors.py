@@ -25,11 +25,16 @@ __all__ = [
     "HarnessError",
     "PluginError",
     "PluginNotFoundError",
+    "Stopped",
     "StoreError",
     "TrainingError",
     "WeightsError",
     "did_you_mean",
 ]
+
+
+class Stopped(BaseException):
+    """The run was asked to stop, and did. No error, and out of reach of a plugin's ``except Exception``."""
 
 
 class HarnessError(Exception):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from harness.api import Dataset, Ensemble, Schedule
 from harness.config import (
     Recipe,
     RunConfig,
+    Task,
     apply_to_dataset,
     apply_to_schedule,
     parse_set,
@@ -24,15 +26,26 @@ from harness.config import (
 )
 from harness.data.record import describe
 from harness.data.splits import load_splits
-from harness.errors import ConfigError
-from harness.launch import run_in_child
+from harness.errors import ConfigError, Stopped
+from harness.launch import Limits, run_in_child
+from harness.paths import checkpoint_dir
 from harness.registry import Plugin
-from harness.results import DatasetRecord, EnsembleRecord, Event, Experiment, Failure, RunStatus
+from harness.results import (
+    DatasetRecord,
+    EnsembleRecord,
+    Event,
+    Experiment,
+    Failure,
+    Note,
+    PlannedRun,
+    Run,
+    RunStatus,
+    Selection,
+    Sweep,
+)
+from harness.store import HEARTBEAT_SECONDS, Store
 
-if TYPE_CHECKING:
-    from harness.store import Store
-
-__all__ = ["Outcome", "Plan", "Request", "make_plan", "run_experiment"]
+__all__ = ["Execution", "Outcome", "Plan", "Request", "make_plan", "plan_sweep", "run_sweep"]
 
 # What the paper used: the only plugins that the core knows by name.
 DEFAULT_SCHEDULE = "paper"
@@ -54,26 +67,45 @@ class Request:
     seed: int | None = None
     device: str | None = None
     precision: str | None = None
+    deterministic: bool = False
     experiment: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A config for each run with the plugins it uses, and the ensembles over them; all of one schedule and data set."""
+    """A config for each run with the plugins it uses, and the ensembles over them; all of one schedule and data set.
 
-    experiment: str
+    ``experiment`` is None where the user named none.
+    """
+
+    experiment: str | None
     configs: tuple[RunConfig, ...]
     plugins: tuple[tuple[Plugin, ...], ...]
-    ensembles: tuple[tuple[Plugin, Ensemble], ...]
+    ensembles: tuple[Plugin, ...]
     dataset: DatasetRecord
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How runs are executed, which changes nothing of their results.
+
+    Args:
+        limits: what a run may take.
+        checkpoint_every: seconds between two checkpoints; None keeps none.
+        stopping: tells whether somebody wants to stop.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    checkpoint_every: float | None = 60.0
+    stopping: Callable[[], bool] = lambda: False
 
 
 @dataclass
 class Outcome:
-    """What came of a plan. ``complaints`` are ensembles that failed, in words."""
+    """What came of a sweep. ``run_ids`` are all its runs, ``complaints`` the ensembles that failed, in words."""
 
     experiment: Experiment
-    run_ids: list[int] = field(default_factory=list)
+    run_ids: tuple[int, ...]
     ensembles: list[EnsembleRecord] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -112,6 +144,7 @@ def make_plan(request: Request) -> Plan:
                 seed=request.seed if request.seed is not None else recipe.seed or 0,
                 device=request.device or recipe.device or "auto",
                 precision=request.precision or recipe.precision or "fp32",
+                deterministic=request.deterministic or bool(recipe.deterministic),
             )
             for plugin in chosen["backbone"]
         )
@@ -120,12 +153,13 @@ def make_plan(request: Request) -> Plan:
         option = str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
     splits = load_splits(dataset, dataset_plugin.name, options, configs[0].limit_train, configs[0].seed)
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    for plugin in chosen["ensemble"]:
+        registry.load(plugin, Ensemble)
     return Plan(
-        experiment=request.experiment or recipe.experiment or f"{dataset_plugin.name} {now}",
+        experiment=request.experiment or recipe.experiment,
         configs=configs,
         plugins=tuple((plugin, schedule_plugin, dataset_plugin) for plugin in chosen["backbone"]),
-        ensembles=tuple((plugin, registry.load(plugin, Ensemble)) for plugin in chosen["ensemble"]),
+        ensembles=tuple(chosen["ensemble"]),
         dataset=describe(dataset_plugin.name, dataset, splits),
     )
 
@@ -167,75 +201,114 @@ def _weights_of(recipe: Recipe) -> list[str]:
     return [recipe.weights] if recipe.weights else []
 
 
-def run_experiment(
-    plan: Plan, store: Store, command: str, watch: Callable[[int, RunConfig, Event | None], None]
-) -> Outcome:
-    """Execute a plan run by run, each in its own process, and record everything as it happens.
-
-    A run that fails is recorded as failed and the next one starts. An interrupt ends the run in progress, keeps what it
-    recorded, and starts no other.
+def plan_sweep(plan: Plan, store: Store, command: str, *, repeat: bool = False) -> Sweep:
+    """Record what is about to be done, and find what of it is done already.
 
     Args:
         plan: what to do.
         store: where to record it.
         command: what the user typed, for the record.
-        watch: told of each event of each run, by its position in the plan; None when a run begins.
+        repeat: do everything anew.
     """
-    store.add_dataset(plan.dataset)
-    outcome = Outcome(store.experiment(plan.experiment, command))
-    try:
-        for index, config in enumerate(plan.configs):
-            run_id = store.start_run(
-                outcome.experiment,
-                backbone=config.backbone,
-                schedule=config.schedule_name,
-                seed=config.seed,
-                config=config.model_dump(mode="json"),
-                config_hash=config.hash,
-                plugins=[plugin.record for plugin in plan.plugins[index]],
-                dataset=plan.dataset,
-            )
-            outcome.run_ids.append(run_id)
-            _execute(store, run_id, config, plan.dataset.fingerprint, partial(watch, index, config))
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-    _combine(plan, store, outcome)
+    runs = [
+        PlannedRun(
+            backbone=config.backbone,
+            schedule=config.schedule_name,
+            seed=config.seed,
+            config=config.model_dump(mode="json"),
+            config_hash=config.hash,
+            plugins=tuple(plugin.record for plugin in plugins),
+        )
+        for config, plugins in zip(plan.configs, plan.plugins, strict=True)
+    ]
+    ensembles = [plugin.name for plugin in plan.ensembles]
+    return store.plan(
+        runs, plan.dataset, command=command, ensembles=ensembles, experiment=plan.experiment, repeat=repeat
+    )
+
+
+def run_sweep(
+    sweep: Sweep, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None]
+) -> Outcome:
+    """Execute what of a sweep has not completed, each run in its own process, and record everything as it happens.
+
+    A run that fails is recorded as failed and the next one starts. Where somebody wants to stop, the run in progress is
+    recorded as interrupted with a checkpoint to go on from, and no other starts.
+
+    Args:
+        sweep: what to do.
+        store: where it is recorded.
+        execution: how.
+        watch: told of each event of each run, by its position in the sweep; None when a run begins.
+    """
+    outcome = Outcome(sweep.experiment, sweep.run_ids)
+    for index, run_id in enumerate(sweep.run_ids):
+        if execution.stopping():
+            outcome.interrupted = True
+            break
+        (run,) = store.runs(Selection(ids=(run_id,)), epochs=True)
+        begun = store.begin(run_id)
+        watch(index, run, None)
+        if begun:
+            outcome.interrupted = _execute(store, run, execution, partial(watch, index, run)) == "interrupted"
+        elif run.status == "completed":
+            watch(index, run, Note(f"recorded already, as run {run_id}; --repeat runs it again"))
+        else:
+            watch(index, run, Note(f"run {run_id} is being executed by another process, and left to it"))
+        if outcome.interrupted:
+            break
+    _combine(sweep, store, outcome)
     return outcome
 
 
-def _execute(
-    store: Store, run_id: int, config: RunConfig, fingerprint: str, watch: Callable[[Event | None], None]
-) -> None:
+def _execute(store: Store, run: Run, execution: Execution, watch: Callable[[Event], None]) -> RunStatus:
+    folder = checkpoint_dir(run.uid)
+    keeps = execution.checkpoint_every is not None
+    task = Task(
+        config=RunConfig.model_validate(run.config),
+        fingerprint=run.dataset.fingerprint,
+        checkpoints=folder if keeps else None,
+        checkpoint_every=execution.checkpoint_every or 0.0,
+        recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
+    )
     status: RunStatus = "completed"
-    events = run_in_child(config, fingerprint)
-    try:
-        watch(None)
-        for event in events:
-            store.record(run_id, event)
-            watch(event)
-            if isinstance(event, Failure):
-                status = "failed"
-    except BaseException:
-        status = "interrupted"
-        raise
-    finally:
-        events.close()
-        store.finish_run(run_id, status)
+    beaten = time.monotonic()
+    events = run_in_child(task, execution.limits, execution.stopping)
+    with closing(events):
+        try:
+            for event in events:
+                if time.monotonic() - beaten > HEARTBEAT_SECONDS:
+                    store.heartbeat(run.id)
+                    beaten = time.monotonic()
+                if event is None:
+                    continue
+                store.record(run.id, event)
+                watch(event)
+                if isinstance(event, Failure):
+                    status = "failed"
+        except Stopped:
+            status = "interrupted"
+    store.finish_run(run.id, status)
+    if status == "completed":
+        shutil.rmtree(folder, ignore_errors=True)
+    return status
 
 
-def _combine(plan: Plan, store: Store, outcome: Outcome) -> None:
+def _combine(sweep: Sweep, store: Store, outcome: Outcome) -> None:
     """Combine the runs that completed, after each stage. One run alone makes no ensemble."""
     from harness.analysis.ensemble import combine_runs
 
-    runs = [run for run in map(store.run, outcome.run_ids) if run.status == "completed"]
-    if len(runs) < 2:
+    completed = {run.id for run in store.runs(Selection(ids=sweep.run_ids)) if run.status == "completed"}
+    if len(completed) < 2:
         return
-    for plugin, ensemble in plan.ensembles:
-        for stage in plan.configs[0].schedule.stages:
+    runs = [store.run(run_id) for run_id in sweep.run_ids if run_id in completed]
+    for name in sweep.ensembles:
+        for stage in runs[0].stages:
             try:
-                record = combine_runs(ensemble, plugin.record, runs, stage.name)
+                plugin = registry.find("ensemble", name)
+                record = combine_runs(registry.load(plugin, Ensemble), plugin.record, runs, stage.name)
                 store.add_ensemble(outcome.experiment, record)
             except Exception as error:  # a plugin's: whatever it raises, the other ensembles go on
-                outcome.complaints.append(f"{plugin.name} after {stage.name}: {type(error).__name__}: {error}")
+                outcome.complaints.append(f"{name} after {stage.name}: {type(error).__name__}: {error}")
                 continue
             outcome.ensembles.append(record)

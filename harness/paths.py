@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_dir", "data_dir", "weights_dirs"]
+__all__ = ["cache_dir", "checkpoint_dir", "checkpoints_dir", "data_dir", "weights_dirs"]
 
 
 def _home() -> Path | None:
@@ -25,6 +26,16 @@ def cache_dir() -> Path:
     """What can be made again: decoded images."""
     home = _home()
     return home / "cache" if home else platformdirs.user_cache_path("harness", appauthor=False)
+
+
+def checkpoints_dir() -> Path:
+    """Checkpoints of runs that have not completed."""
+    return data_dir() / "checkpoints"
+
+
+def checkpoint_dir(uid: str) -> Path:
+    """Checkpoint of the run of that uid, which is hashed: a database that somebody sent may hold any uid."""
+    return checkpoints_dir() / hashlib.sha256(uid.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def weights_dirs() -> tuple[Path, ...]:

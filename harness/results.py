@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Attempt",
     "DatasetRecord",
     "EnsembleRecord",
     "Environment",
@@ -21,20 +22,23 @@ __all__ = [
     "Measurement",
     "Member",
     "Note",
+    "PlannedRun",
     "PluginRecord",
     "Prediction",
     "Progress",
     "Run",
     "RunSetup",
     "RunStatus",
+    "Selection",
     "SplitRecord",
     "StageRecord",
     "StageResult",
     "StageStarted",
+    "Sweep",
     "WeightsRecord",
 ]
 
-RunStatus = Literal["running", "completed", "failed", "interrupted"]
+RunStatus = Literal["planned", "running", "completed", "failed", "interrupted", "lost"]
 Json = Mapping[str, Any]
 
 
@@ -67,11 +71,14 @@ class WeightsRecord:
 
 @dataclass(frozen=True)
 class RunSetup:
-    """Known once the backbone is built: first thing that a run yields."""
+    """Known once the backbone is built: first thing that a run yields. ``resumed`` says that it goes on from a
+    checkpoint, made on the same machine with the same software.
+    """
 
     environment: Environment
     weights: WeightsRecord
     parameters: int
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,8 @@ class StageResult:
     """End of a stage: the epoch whose weights were tested, and that epoch's predictions of val and test.
 
     ``seconds`` is the whole stage with validation; ``images_per_second`` counts training alone, as the median epoch.
+    ``weights_sha256`` is of the tested weights and buffers, ``optimizer_sha256`` of the optimiser's state after the
+    last epoch: equal digests say that two runs went the same way, bit for bit.
     """
 
     stage: str
@@ -143,6 +152,8 @@ class StageResult:
     seconds: float
     images_per_second: float
     predictions: tuple[Prediction, ...]
+    weights_sha256: str
+    optimizer_sha256: str
 
 
 @dataclass(frozen=True)
@@ -216,12 +227,12 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named set of runs and ensembles. ``command`` is what the user typed last, without any password."""
+    """A named set of runs and ensembles. ``commands`` is what users typed for it, oldest first, without passwords."""
 
     id: int
     name: str
-    command: str
     created_at: datetime
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -239,6 +250,8 @@ class StageRecord:
     tested_epoch: int | None = None
     seconds: float | None = None
     images_per_second: float | None = None
+    weights_sha256: str | None = None
+    optimizer_sha256: str | None = None
     test_images: int | None = None
     test_correct: int | None = None
     val_accuracy: float | None = None
@@ -255,16 +268,32 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One process's work on a run. ``outcome`` is None while it lasts; ``host`` is empty where nobody noted it."""
+
+    number: int
+    host: str
+    pid: int
+    started_at: datetime
+    heartbeat_at: datetime
+    ended_at: datetime | None = None
+    outcome: RunStatus | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """One backbone x schedule x dataset x seed, executed once, as it is stored.
 
     ``uid`` is unique across databases. ``config`` is the resolved configuration, ``config_hash`` its sha256.
-    ``stages`` carry their epochs; predictions, measurements and the splits' images are there where they were asked for.
+    ``status`` is ``planned`` before the first attempt, and ``lost`` where the process of the last one is gone without a
+    word. ``experiments`` holds at least one, the oldest first. ``stages`` carry their epochs, predictions, measurements
+    and the splits' images where they were asked for.
     """
 
     id: int
     uid: str
-    experiment: Experiment
+    experiments: tuple[Experiment, ...]
     status: RunStatus
     backbone: str
     schedule: str
@@ -273,14 +302,27 @@ class Run:
     config_hash: str
     plugins: tuple[PluginRecord, ...]
     dataset: DatasetRecord
-    started_at: datetime
+    created_at: datetime
+    started_at: datetime | None = None
     finished_at: datetime | None = None
     environment: Environment | None = None
     weights: WeightsRecord | None = None
     parameters: int | None = None
     stages: tuple[StageRecord, ...] = ()
     measurements: tuple[Measurement, ...] = ()
-    failure: Failure | None = None
+    attempts: tuple[Attempt, ...] = ()
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that planned the run first."""
+        return self.experiments[0]
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the run did not complete, where its last attempt said so."""
+        return self.attempts[-1].failure if self.attempts and self.status != "completed" else None
 
     def stage(self, name: str) -> StageRecord | None:
         """Return the stage of that name, or None where the run has none (yet)."""
@@ -316,3 +358,46 @@ class EnsembleRecord:
     def accuracy(self) -> float:
         """Share of images that the ensemble classified rightly."""
         return self.correct / self.images
+
+
+# --- what the store is asked for -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to be. ``config_hash`` decides whether the database has it already."""
+
+    backbone: str
+    schedule: str
+    seed: int
+    config: Mapping[str, Any]
+    config_hash: str
+    plugins: tuple[PluginRecord, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one command planned. ``reused`` names the runs that were there before."""
+
+    experiment: Experiment
+    run_ids: tuple[int, ...]
+    ensembles: tuple[str, ...]
+    reused: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Runs to read. ``where`` is a filter such as ``backbone = resnet18 and accuracy > 0.86``.
+
+    ``sort`` is a field of the filter's; runs that have no value there come last, and the newest first among equals.
+    """
+
+    where: str = ""
+    experiment: str | None = None
+    backbone: str | None = None
+    status: str | None = None
+    ids: tuple[int, ...] | None = None
+    sort: str = "created"
+    descending: bool = True
+    limit: int | None = None
+    offset: int = 0

@@ -12,6 +12,7 @@ from harness.cli import data, runs
 from harness.cli.doctor import doctor
 from harness.cli.plugins import plugins
 from harness.cli.report import report
+from harness.cli.resume import resume
 from harness.cli.run import run
 from harness.errors import BrokenPluginError, HarnessError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(resume)
 app.command()(report)
 app.add_typer(runs.app, name="runs")
 app.command()(plugins)

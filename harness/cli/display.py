@@ -9,7 +9,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from harness import results
 from harness.cli.output import escape
-from harness.config import RunConfig
 
 __all__ = ["RunDisplay"]
 
@@ -42,11 +41,11 @@ class RunDisplay:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._bars.stop()
 
-    def show(self, index: int, config: RunConfig, event: results.Event | None) -> None:
+    def show(self, index: int, run: results.Run, event: results.Event | None) -> None:
         """Show one event of the run at ``index``; None announces the run."""
         if event is None:
-            self._backbone = config.backbone
-            self._print(f"[bold]{escape(config.backbone)}[/] ({index + 1}/{self._runs})")
+            self._backbone = run.backbone
+            self._print(f"[bold]{escape(run.backbone)}[/] ({index + 1}/{self._runs})")
             return
         match event:
             case results.Progress():

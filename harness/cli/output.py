@@ -7,13 +7,38 @@ import math
 import sys
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 
-__all__ = ["err", "escape", "out", "print_json"]
+from harness.errors import ConfigError
+
+__all__ = ["err", "escape", "out", "parquet_module", "print_json", "say"]
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+_CONTROL = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def escape(text: str) -> str:
+    """Make any text fit to be printed: no markup, and nothing that a terminal would obey."""
+    return markup.escape(text.translate(_CONTROL))
+
+
+def say(text: str) -> None:
+    """Tell the user something that is no result."""
+    err.print(escape(text), soft_wrap=True)
+
+
+def parquet_module() -> tuple[Any, Any]:
+    """Return pyarrow and its Parquet module, an optional extra."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise ConfigError("Parquet needs pyarrow; run: pip install 'transfer-harness[parquet]'") from error
+    return pyarrow, parquet
 
 
 def print_json(value: Any) -> None:

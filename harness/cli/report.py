@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.output import print_json
+from harness.cli.output import print_json, say
 
 __all__ = ["report"]
 
@@ -32,7 +32,7 @@ def report(
     from harness.report import render_report
     from harness.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, say=say) as store:
         index = render_report(store, out, experiment=experiment)
     if as_json:
         print_json({"index": str(index.absolute())})

@@ -2,65 +2,203 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import typer
 
-from harness.cli.output import escape, out, print_json
+from harness.cli.options import Database, Json
+from harness.cli.output import escape, out, print_json, say
 from harness.errors import ConfigError, did_you_mean
 
-app = typer.Typer(help="List and show recorded runs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, tag and delete recorded runs.", no_args_is_help=True)
 
-Database = Annotated[str, typer.Option("--db", envvar="HARNESS_DB", help="Results database: a file or a URL.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunIds = Annotated[list[int] | None, typer.Argument(metavar="RUN...", help="Numbers from `harness runs list`.")]
+Where = Annotated[
+    str,
+    typer.Option(
+        help="Filter, such as 'backbone = resnet18 and accuracy > 86%'. Fields: id, uid, backbone, schedule, dataset, "
+        "fingerprint, experiment, status, seed, weights, precision, device, device_name, torch, tag, note, accuracy, "
+        "auc, parameters, created, started, finished, hash, failure, config.KEY. Signs: = != < <= > >= ~ (contains), "
+        "in (...), is null, and, or, not, parentheses."
+    ),
+]
+TABLE_ROWS = 50
 
 
 @app.command("list")
 def list_runs(
+    where: Where = "",
     experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only runs of this backbone.")] = None,
-    status: Annotated[str | None, typer.Option(help="running, completed, failed or interrupted.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show at most so many, the newest.")] = 50,
+    status: Annotated[
+        str | None, typer.Option(help="planned, running, completed, failed, interrupted or lost.")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="Field to sort by, the highest first: accuracy, auc, created ...")] = (
+        "created"
+    ),
+    ascending: Annotated[bool, typer.Option("--ascending", help="The lowest first.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"At most so many. Default: {TABLE_ROWS} in a table, else all.")
+    ] = None,
+    page: Annotated[int, typer.Option(min=1, help="Which page of --limit runs.")] = 1,
     db: Database = "benchmark.db",
     as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file instead.")] = None,
 ) -> None:
     """List recorded runs, the newest first.
 
-    Example: harness runs list --backbone resnet18 --status completed
+    Examples:
+
+      harness runs list --backbone resnet18 --status completed
+
+      harness runs list --where "accuracy > 86% and not tag = draft" --sort accuracy --limit 10
+
+      harness runs list --where "created >= 2026-11-01" --csv > runs.csv
     """
-    from itertools import groupby
-
-    from rich.table import Table
-
-    from harness.cli.tables import run_json
-    from harness.results import RunStatus
+    from harness.cli.tables import list_json, list_table
+    from harness.results import RunStatus, Selection
     from harness.store import open_store
 
     if status is not None and status not in get_args(RunStatus):
         raise ConfigError(f"--status {status}: no such status. {did_you_mean(status, get_args(RunStatus))}")
-    with open_store(db, create=False) as store:
-        runs = store.runs(experiment=experiment, backbone=backbone, status=status, limit=limit)
+    in_table = not (as_json or as_csv or parquet)
+    rows = limit or (TABLE_ROWS if in_table else None)
+    selection = Selection(
+        where=where,
+        experiment=experiment,
+        backbone=backbone,
+        status=status,
+        sort=sort,
+        descending=not ascending,
+        limit=rows,
+        offset=(page - 1) * (rows or 0),
+    )
+    with open_store(db, create=False, say=say) as store:
+        runs = store.runs(selection)
+        total = store.count(selection) if in_table else len(runs)
+    records = [list_json(run) for run in runs] if not in_table else []
     if as_json:
-        print_json([run_json(run) for run in runs])
-        return
-    for experiment_name, of_experiment in groupby(runs, key=lambda run: run.experiment.name):
-        table = Table(title=escape(experiment_name), title_justify="left")
-        table.add_column("run", justify="right")
-        for heading in ("backbone", "weights", "seed", "status", "test accuracy"):
-            table.add_column(heading)
-        for run in of_experiment:
-            tested = [stage for stage in run.stages if stage.test_accuracy is not None]
-            table.add_row(
-                str(run.id),
-                escape(run.backbone),
-                run.weights.kind if run.weights else "",
-                str(run.seed),
-                run.status if run.status == "completed" else f"[red]{run.status}[/]",
-                escape("\n".join(f"{stage.name} {stage.test_accuracy:.2%}" for stage in tested)),
-            )
-        out.print(table)
-    if len(runs) == limit:
-        out.print(f"The newest {limit}; --limit shows more.", style="dim")
+        print_json(records)
+    elif as_csv:
+        _print_csv(records)
+    elif parquet:
+        _write_parquet(records, parquet)
+    else:
+        out.print(list_table(runs))
+        if len(runs) < total:
+            out.print(f"{len(runs)} of {total} runs; --page {page + 1}, --limit or --where show others.", style="dim")
+
+
+def _print_csv(records: list[dict[str, Any]]) -> None:
+    import csv
+    import sys
+
+    from harness.cli.tables import LIST_COLUMNS
+
+    writer = csv.DictWriter(sys.stdout, LIST_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: ";".join(value) if isinstance(value, list) else value for key, value in record.items()})
+
+
+def _write_parquet(records: list[dict[str, Any]], path: Path) -> None:
+    from harness.cli.output import parquet_module
+    from harness.cli.tables import LIST_COLUMNS
+
+    pyarrow, parquet = parquet_module()
+    columns = {name: [record[name] for record in records] for name in LIST_COLUMNS}
+    try:
+        parquet.write_table(pyarrow.table(columns), path)
+    except OSError as error:
+        raise ConfigError(f"--parquet {path}: it cannot be written: {error}") from error
+
+
+@app.command("tag")
+def tag_runs(
+    run_ids: RunIds = None,
+    add: Annotated[list[str] | None, typer.Option(help="Word to put on the runs. Repeatable.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Word to take off them. Repeatable.")] = None,
+    where: Where = "",
+    db: Database = "benchmark.db",
+) -> None:
+    """Put words on runs, to find them by, and take words off them.
+
+    Examples:
+
+      harness runs tag 3 4 --add baseline
+
+      harness runs tag --where "accuracy > 90%" --add good --remove draft
+    """
+    from harness.store import open_store
+
+    if not (add or remove):
+        raise ConfigError("say which words: --add WORD or --remove WORD")
+    with open_store(db, say=say) as store:
+        chosen = _chosen(store, run_ids, where)
+        store.tag(chosen, add=add or (), remove=remove or ())
+    out.print(f"{len(chosen)} runs")
+
+
+@app.command("note")
+def note_run(
+    run_id: Annotated[int, typer.Argument(metavar="RUN", help="Number of the run, from `harness runs list`.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note; empty removes it.")],
+    db: Database = "benchmark.db",
+) -> None:
+    """Write a note on a run, in place of the one before.
+
+    Example: harness runs note 3 "the room was hot"
+    """
+    from harness.store import open_store
+
+    with open_store(db, say=say) as store:
+        store.note(run_id, text)
+
+
+@app.command("rm")
+def remove_runs(
+    run_ids: RunIds = None,
+    where: Where = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    db: Database = "benchmark.db",
+) -> None:
+    """Delete runs for good, with everything that hangs on them: stages, predictions, samples, ensembles, checkpoints.
+
+    Examples:
+
+      harness runs rm 3 4
+
+      harness runs rm --where "status = failed and created < 2026-11-01" --yes
+    """
+    import shutil
+
+    from harness.paths import checkpoint_dir
+    from harness.results import Selection
+    from harness.store import open_store
+
+    with open_store(db, say=say) as store:
+        chosen = _chosen(store, run_ids, where)
+        if not yes and chosen:
+            typer.confirm(f"Delete {len(chosen)} runs ({_numbers(chosen)}) for good?", abort=True, err=True)
+        uids = [run.uid for run in store.runs(Selection(ids=tuple(chosen)))]
+        ensembles = store.delete_runs(chosen)
+    for uid in uids:
+        shutil.rmtree(checkpoint_dir(uid), ignore_errors=True)
+    out.print(f"Deleted {len(chosen)} runs and {ensembles} ensembles.")
+
+
+def _chosen(store: Any, run_ids: list[int] | None, where: str) -> list[int]:
+    from harness.results import Selection
+
+    if bool(run_ids) == bool(where):
+        raise ConfigError("say which runs: their numbers, or --where FILTER")
+    return list(dict.fromkeys(run_ids)) if run_ids else store.run_ids(Selection(where=where))
+
+
+def _numbers(run_ids: list[int]) -> str:
+    return ", ".join(map(str, run_ids[:10])) + (", ..." if len(run_ids) > 10 else "")
 
 
 @app.command("show")
@@ -78,7 +216,7 @@ def show_run(
     from harness.cli.tables import run_json
     from harness.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, say=say) as store:
         run = store.run(run_id)
     if as_json:
         print_json(run_json(run))
@@ -89,14 +227,14 @@ def show_run(
     synthetic = ", synthetic" if run.dataset.synthetic else ""
     rows = {
         "run": f"{run.id} ({run.uid})",
-        "experiment": run.experiment.name,
+        "experiment": ", ".join(experiment.name for experiment in run.experiments),
         "status": run.status,
         "backbone": run.backbone,
         "schedule": run.schedule,
         "data set": f"{run.dataset.name}{synthetic}, fingerprint {run.dataset.fingerprint[:16]}",
         "seed": str(run.seed),
         "config": f"hash {run.config_hash[:16]} (--json shows it)",
-        "began": f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        "began": f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC" if run.started_at else "not yet",
         "ended": f"{run.finished_at:%Y-%m-%d %H:%M:%S} UTC" if run.finished_at else "",
         "plugins": ", ".join(f"{p.kind} {p.name} ({p.distribution} {p.version})" for p in run.plugins),
     }
@@ -110,8 +248,16 @@ def show_run(
         rows[_measured(measurement.name, measurement.batch_size, measurement.stage)] = _figures(
             measurement.samples.tolist(), measurement.unit
         )
-    if run.failure:
-        rows["failure"] = f"{run.failure.kind}: {run.failure.message}\n{run.failure.traceback}".rstrip()
+    if run.tags:
+        rows["tags"] = ", ".join(run.tags)
+    if run.note:
+        rows["note"] = run.note
+    for attempt in run.attempts if len(run.attempts) > 1 or run.status != "completed" else ():
+        ended = f", {attempt.outcome} at {attempt.ended_at:%Y-%m-%d %H:%M:%S} UTC" if attempt.ended_at else ""
+        text = f"from {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC on {attempt.host or 'an unknown machine'}{ended}"
+        if attempt.failure:
+            text += f"\n{attempt.failure.kind}: {attempt.failure.message}\n{attempt.failure.traceback}".rstrip()
+        rows[f"attempt {attempt.number}"] = text
     for name, value in rows.items():
         facts.add_row(name, escape(value))
     out.print(facts)

@@ -11,7 +11,13 @@ from rich.table import Table
 from harness.cli.output import escape
 from harness.results import EnsembleRecord, Run, StageRecord
 
-__all__ = ["accuracy_table", "ensemble_json", "run_json"]
+__all__ = ["LIST_COLUMNS", "accuracy_table", "ensemble_json", "list_json", "list_table", "run_json"]
+
+LIST_COLUMNS = (
+    "id", "uid", "experiments", "status", "backbone", "weights", "schedule", "dataset", "synthetic", "seed",
+    "precision", "device_name", "torch", "test_accuracy", "test_auc", "parameters", "created_at", "started_at",
+    "finished_at", "tags", "note", "failure", "config_hash",
+)  # fmt: skip
 
 
 def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], title: str) -> Table:
@@ -57,12 +63,74 @@ def _accuracy(correct: int, images: int) -> str:
     return f"{correct / images:.2%}  {correct}/{images}\n[dim]{low * 100:.1f} to {high * 100:.1f}[/]"
 
 
+def list_json(run: Run) -> dict[str, Any]:
+    """Return a run as one flat record, under :data:`LIST_COLUMNS`; accuracy and AUC are the last tested stage's."""
+    last = _last_tested(run)
+    return {
+        "id": run.id,
+        "uid": run.uid,
+        "experiments": [experiment.name for experiment in run.experiments],
+        "status": run.status,
+        "backbone": run.backbone,
+        "weights": run.weights.kind if run.weights else None,
+        "schedule": run.schedule,
+        "dataset": run.dataset.name,
+        "synthetic": run.dataset.synthetic,
+        "seed": run.seed,
+        "precision": run.config.get("precision"),
+        "device_name": run.environment.device_name if run.environment else None,
+        "torch": run.environment.torch if run.environment else None,
+        "test_accuracy": last.test_accuracy if last else None,
+        "test_auc": last.test_auc if last else None,
+        "parameters": run.parameters,
+        "created_at": run.created_at.isoformat(),
+        "started_at": run.started_at.isoformat() if run.started_at else None,
+        "finished_at": run.finished_at.isoformat() if run.finished_at else None,
+        "tags": list(run.tags),
+        "note": run.note,
+        "failure": f"{run.failure.kind}: {run.failure.message}" if run.failure else None,
+        "config_hash": run.config_hash,
+    }
+
+
+def list_table(runs: Sequence[Run]) -> Table:
+    """One line a run."""
+    table = Table()
+    table.add_column("run", justify="right")
+    table.add_column("experiment", overflow="fold")
+    for heading in ("backbone", "weights", "seed", "status"):
+        table.add_column(heading)
+    table.add_column("test accuracy", justify="right")
+    table.add_column("AUC", justify="right")
+    for heading in ("created (UTC)", "tags"):
+        table.add_column(heading)
+    for run in runs:
+        last = _last_tested(run)
+        table.add_row(
+            str(run.id),
+            escape(run.experiment.name),
+            escape(run.backbone),
+            run.weights.kind if run.weights else "",
+            str(run.seed),
+            run.status if run.status == "completed" else f"[red]{run.status}[/]",
+            f"{last.test_accuracy:.2%} [dim]{escape(last.name)}[/]" if last else "",
+            f"{last.test_auc:.3f}" if last and last.test_auc is not None else "",
+            f"{run.created_at:%Y-%m-%d %H:%M}",
+            escape(", ".join(run.tags)),
+        )
+    return table
+
+
+def _last_tested(run: Run) -> StageRecord | None:
+    return next((stage for stage in reversed(run.stages) if stage.test_accuracy is not None), None)
+
+
 def run_json(run: Run) -> dict[str, Any]:
     """Return a run as JSON, without predictions and samples."""
     return {
         "id": run.id,
         "uid": run.uid,
-        "experiment": run.experiment.name,
+        "experiments": [experiment.name for experiment in run.experiments],
         "status": run.status,
         "backbone": run.backbone,
         "schedule": run.schedule,
@@ -79,7 +147,10 @@ def run_json(run: Run) -> dict[str, Any]:
         "config_hash": run.config_hash,
         "weights": vars(run.weights) if run.weights else None,
         "parameters": run.parameters,
-        "started_at": run.started_at.isoformat(),
+        "tags": run.tags,
+        "note": run.note,
+        "created_at": run.created_at.isoformat(),
+        "started_at": run.started_at.isoformat() if run.started_at else None,
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "stages": [
             {
@@ -88,6 +159,8 @@ def run_json(run: Run) -> dict[str, Any]:
                 "tested_epoch": stage.tested_epoch,
                 "seconds": stage.seconds,
                 "images_per_second": stage.images_per_second,
+                "weights_sha256": stage.weights_sha256,
+                "optimizer_sha256": stage.optimizer_sha256,
                 "val_accuracy": stage.val_accuracy,
                 "test_images": stage.test_images,
                 "test_correct": stage.test_correct,
@@ -107,6 +180,17 @@ def run_json(run: Run) -> dict[str, Any]:
                 "median": median(measurement.samples.tolist()),
             }
             for measurement in run.measurements
+        ],
+        "attempts": [
+            {
+                "number": attempt.number,
+                "host": attempt.host,
+                "started_at": attempt.started_at.isoformat(),
+                "ended_at": attempt.ended_at.isoformat() if attempt.ended_at else None,
+                "outcome": attempt.outcome,
+                "failure": vars(attempt.failure) if attempt.failure else None,
+            }
+            for attempt in run.attempts
         ],
         "failure": vars(run.failure) if run.failure else None,
     }

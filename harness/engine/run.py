@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
 from harness import registry
-from harness.api import Backbone, Dataset, ImageSplits, Transform
-from harness.config import RunConfig
+from harness.api import Backbone, Dataset, ImageSplits, Stage, Transform
+from harness.config import Task
 from harness.data.augment import Augment
 from harness.data.decode import decode
 from harness.data.splits import load_splits
+from harness.engine.checkpoint import Checkpoints, Saved
 from harness.engine.device import resolve_device
 from harness.engine.model import build
 from harness.engine.stage import Split, Trainer, forward
@@ -20,32 +22,35 @@ from harness.errors import DataError
 from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
 from harness.measure.memory import peak_memory, reset_peaks
-from harness.results import Event, Note, Progress, RunSetup
+from harness.results import Environment, EpochResult, Event, Note, Progress, RunSetup
 
 __all__ = ["execute"]
 
 LATENCY_BATCH_SIZES = (1, 32)
 
 
-def execute(config: RunConfig, fingerprint: str, emit: Callable[[Event], None]) -> None:
+def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bool] = lambda: False) -> None:
     """Train and evaluate one backbone, handing every result to ``emit`` as it happens.
 
     Args:
-        config: the run.
-        fingerprint: of the images that the run was planned for.
-        emit: called with each event.
+        task: the run.
+        emit: called with each event; when it returns, what belongs into the database is there.
+        stopping: tells whether somebody wants the run to stop.
 
     Raises:
         HarnessError: the run cannot be done as configured.
+        Stopped: somebody wanted the run to stop.
     """
+    config = task.config
     device = resolve_device(config.device, config.precision)
+    torch.use_deterministic_algorithms(config.deterministic)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; this process does nothing else
     backbone = registry.load(registry.find("backbone", config.backbone), Backbone)
     dataset = registry.load(registry.find("dataset", config.dataset), Dataset)
     options = dataset.Options.model_validate(config.data)
     splits = load_splits(dataset, config.dataset, options, config.limit_train, config.seed)
-    if splits.fingerprint != fingerprint:
+    if splits.fingerprint != task.fingerprint:
         raise DataError(f"the images of {config.dataset!r} have changed since this command began; start it again")
     module, weights = build(
         backbone,
@@ -58,7 +63,11 @@ def execute(config: RunConfig, fingerprint: str, emit: Callable[[Event], None]) 
     )
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     environment = read_environment(device)
-    emit(RunSetup(environment, weights, sum(parameter.numel() for parameter in module.parameters())))
+    checkpoints = _checkpoints(task, environment, stopping, emit)
+    stages = config.schedule.stages
+    saved = _saved(checkpoints, task.recorded, stages)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    emit(RunSetup(environment, weights, parameters, resumed=saved is not None))
 
     decoded = {name: _decode(splits, name, backbone.input_size, emit) for name in splits.named()}
     trainer = Trainer(
@@ -70,15 +79,23 @@ def execute(config: RunConfig, fingerprint: str, emit: Callable[[Event], None]) 
         device,
         config.precision,
         emit,
+        checkpoints,
     )
-    stages = config.schedule.stages
     start = None
     for index, stage in enumerate(stages):
+        if saved is not None and index < saved.position.stage:
+            trainer.skip_stage(stage)
+            continue
         if start is not None:
             module.load_state_dict(start)
         reset_peaks(device)
         following = stages[index + 1] if index + 1 < len(stages) else None
-        start = trainer.run_stage(stage, index, following)
+        if saved is not None:
+            recorded = [epoch for epoch in task.recorded if _is_before(epoch, stage, saved)]
+            emit(Note(f"goes on from its checkpoint: {stage.name}, {len(recorded)} of {stage.epochs} epochs done"))
+            start, saved = trainer.run_stage(stage, index, following, saved, recorded), None
+        else:
+            start = trainer.run_stage(stage, index, following)
         for measurement in peak_memory(device, environment.device_name, stage.name):
             emit(measurement)
 
@@ -94,6 +111,32 @@ def execute(config: RunConfig, fingerprint: str, emit: Callable[[Event], None]) 
                 environment.device_name,
             )
         )
+
+
+def _checkpoints(
+    task: Task, environment: Environment, stopping: Callable[[], bool], emit: Callable[[Event], None]
+) -> Checkpoints:
+    machine = asdict(environment)
+    machine["details"] = {name: value for name, value in machine["details"].items() if name != "git"}
+    identity = {"config": task.config.hash, "images": task.fingerprint, "environment": machine}
+    return Checkpoints(task.checkpoints, task.checkpoint_every, identity, stopping, note=lambda text: emit(Note(text)))
+
+
+def _saved(checkpoints: Checkpoints, recorded: Sequence[EpochResult], stages: Sequence[Stage]) -> Saved | None:
+    """Return the checkpoint, if the database has every epoch before it."""
+    saved = checkpoints.load()
+    if saved is None:
+        return None
+    stage = stages[saved.position.stage]
+    known = [epoch.epoch for epoch in recorded if _is_before(epoch, stage, saved)]
+    if known != list(range(1, saved.position.epoch)):
+        checkpoints.note("the database does not hold the epochs before the checkpoint, so the run begins anew")
+        return None
+    return saved
+
+
+def _is_before(epoch: EpochResult, stage: Stage, saved: Saved) -> bool:
+    return epoch.stage == stage.name and epoch.epoch < saved.position.epoch
 
 
 def _decode(splits: ImageSplits, name: str, size: int, emit: Callable[[Event], None]) -> Split:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from harness import api
 from harness.api import Backbone, Stage
 from harness.config import Precision
 from harness.data.augment import Augment
+from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, optimizer_tensors, restore_optimizer
 from harness.engine.device import autocast
 from harness.engine.model import prepare, set_train_mode
 from harness.engine.seeds import generator, seed_for
-from harness.errors import BrokenPluginError, TrainingError
+from harness.errors import BrokenPluginError, Stopped, TrainingError
 from harness.measure.clock import now, synchronize
 from harness.results import EpochResult, Event, Prediction, Progress, StageResult, StageStarted
 
@@ -59,6 +61,19 @@ def forward(
     return logits.float(), tuple(other.float() for other in auxiliary)
 
 
+@dataclass
+class _Work:
+    """A stage in progress."""
+
+    stage: Stage
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler | None
+    class_weights: Tensor | None
+    position: Position
+    best: State | None = None
+    saved: Saved | None = None
+
+
 @dataclass(frozen=True)
 class Trainer:
     """One network on one data set. :meth:`run_stage` may be called for stage after stage."""
@@ -71,9 +86,29 @@ class Trainer:
     device: torch.device
     precision: Precision
     emit: Callable[[Event], None]
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    _trained: set[int] = field(default_factory=set)
 
-    def run_stage(self, stage: Stage, index: int, following: Stage | None = None) -> State | None:
+    def skip_stage(self, stage: Stage) -> None:
+        """Take note of a stage that an earlier process ended, whose weights are in the checkpoint."""
+        self._trained.update(map(id, prepare(self.module, self.backbone, stage)))
+
+    def run_stage(
+        self,
+        stage: Stage,
+        index: int,
+        following: Stage | None = None,
+        saved: Saved | None = None,
+        recorded: Sequence[EpochResult] = (),
+    ) -> State | None:
         """Train one stage, leaving the tested epoch's weights in the network.
+
+        Args:
+            stage: what to do.
+            index: its position in the schedule.
+            following: the stage after it.
+            saved: a checkpoint of this stage to go on from.
+            recorded: the results of this stage's epochs before the checkpoint's.
 
         Returns:
             The weights that ``following`` starts from, where they are not the tested ones.
@@ -81,35 +116,99 @@ class Trainer:
         Raises:
             TrainingError: the loss or the predictions are no numbers any more.
             BrokenPluginError: the backbone's logits do not fit the classes.
+            Stopped: somebody wanted the run to stop; the checkpoint says where it stood.
         """
         wanted = following.start_from if following else stage.checkpoint
         parameters = prepare(self.module, self.backbone, stage)
+        self._trained.update(map(id, parameters))
         trainable = sum(parameter.numel() for parameter in parameters)
         self.emit(StageStarted(stage.name, index, stage.epochs, trainable))
         optimizer = _optimizer(stage, parameters)
-        scheduler = _scheduler(stage, optimizer)
-        weights = self._class_weights(stage)
+        work = _Work(stage, optimizer, _scheduler(stage, optimizer), self._class_weights(stage), Position(index))
+        if saved is not None:
+            self._restore(work, saved)
 
-        begin = now()
-        epochs: list[EpochResult] = []
-        best: State | None = None
-        for epoch in range(1, stage.epochs + 1):
-            result = self._epoch(stage, epoch, optimizer, scheduler, weights)
+        epochs = list(recorded)
+        while work.position.epoch <= stage.epochs:
+            result = self._epoch(work)
             epochs.append(result)
             self.emit(result)
             if "best" in (stage.checkpoint, wanted) and _best(epochs) is result:
-                best = _copy(self.module)
+                work.best = _copy(self.module)
+            work.position = Position(index, result.epoch + 1)
+            self._pause(work)
+        begin = now()
         tested = epochs[-1]
-        start = best
-        if stage.checkpoint == "best" and best is not None:
+        start = work.best
+        if stage.checkpoint == "best" and work.best is not None:
             tested = _best(epochs)
             start = _copy(self.module) if wanted == "last" else None
-            self.module.load_state_dict(best)
+            self.module.load_state_dict(work.best)
         predictions = tuple(Prediction(name, self.predict(name, stage.name)) for name in ("val", "test"))
-        seconds = now() - begin
-        speed = median(epoch.images_per_second for epoch in epochs)
-        self.emit(StageResult(stage.name, tested.epoch, seconds, speed, predictions))
+        self.emit(
+            StageResult(
+                stage=stage.name,
+                tested_epoch=tested.epoch,
+                seconds=sum(epoch.seconds for epoch in epochs) + now() - begin,
+                images_per_second=median(epoch.images_per_second for epoch in epochs),
+                predictions=predictions,
+                weights_sha256=digest(self.module.state_dict()),
+                optimizer_sha256=digest(*optimizer_tensors(work.optimizer)),
+            )
+        )
         return start if wanted != stage.checkpoint else None
+
+    def _pause(self, work: _Work, draws: torch.Generator | None = None) -> None:
+        """Between two batches: write a checkpoint if it is time to, and stop if somebody wants that."""
+        stop = self.checkpoints.stopping()
+        if stop or self.checkpoints.due():
+            tensors, plain = self._state(work, draws)
+            self.checkpoints.save(work.position, plain, tensors)
+        if stop:
+            raise Stopped
+
+    def _state(self, work: _Work, draws: torch.Generator | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        optimizer, plain = optimizer_tensors(work.optimizer)
+        moved = self._moved()
+        groups = {
+            "module": {name: value for name, value in self.module.state_dict().items() if name in moved},
+            "best": {name: value for name, value in (work.best or {}).items() if name in moved},
+            "optimizer": optimizer,
+        }
+        if draws is not None:  # in the middle of an epoch
+            groups["random"] = {"augment": draws.get_state(), "cpu": torch.get_rng_state()}
+            if self.device.type == "cuda":
+                groups["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+        scheduler = work.scheduler.state_dict() if work.scheduler else None
+        return tensors, {"optimizer": plain, "scheduler": scheduler, "best": work.best is not None}
+
+    def _moved(self) -> set[str]:
+        """Name what training may have changed: all buffers, and the parameters that some stage has trained."""
+        return {
+            name
+            for name, value in self.module.state_dict(keep_vars=True).items()
+            if not isinstance(value, nn.Parameter) or id(value) in self._trained
+        }
+
+    def _restore(self, work: _Work, saved: Saved) -> None:
+        groups: dict[str, State] = {"module": {}, "best": {}, "optimizer": {}, "random": {}}
+        for key, value in saved.tensors.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = value
+        state = self.module.state_dict()
+        for name, value in groups["module"].items():
+            state[name].copy_(value)
+        if saved.plain["best"]:
+            work.best = _copy(self.module)
+            for name, value in groups["best"].items():
+                work.best[name].copy_(value)
+        restore_optimizer(work.optimizer, groups["optimizer"], saved.plain["optimizer"])
+        if work.scheduler is not None:
+            work.scheduler.load_state_dict(saved.plain["scheduler"])
+        work.position = saved.position
+        if groups["random"]:
+            work.saved = Saved(saved.position, {}, groups["random"])
 
     def predict(self, split: str, stage: str, batch_size: int = 32) -> NDArray[np.float32]:
         """Return logits (n, classes) of a split, in its order, in eval mode."""
@@ -128,51 +227,50 @@ class Trainer:
             raise _diverged(stage, f"its predictions of {split} are not finite")
         return predicted.numpy()
 
-    def _epoch(
-        self,
-        stage: Stage,
-        epoch: int,
-        optimizer: torch.optim.Optimizer,
-        scheduler: LRScheduler | None,
-        weights: Tensor | None,
-    ) -> EpochResult:
-        begin = now()
+    def _epoch(self, work: _Work) -> EpochResult:
+        stage, position, optimizer, scheduler = work.stage, work.position, work.optimizer, work.scheduler
+        epoch = position.epoch
+        begin = now() - position.seconds
         # Dropout and gradient-time draws of the network come from torch's own generators.
         torch.manual_seed(seed_for(self.seed, stage.name, "network", epoch))
         draws = generator(self.seed, stage.name, "augment", epoch)
+        if work.saved is not None:
+            self._restore_random(draws, work.saved.tensors)
+            work.saved = None
         order = self._order(stage, epoch)
         set_train_mode(self.module, stage)
-        loss_sum = torch.zeros((), dtype=torch.float64)
-        correct = 0
         batches = order.split(stage.batch_size)
-        for number, indices in enumerate(batches, 1):
+        for number, indices in enumerate(batches[position.batch :], position.batch + 1):
             images, labels = self.splits["train"].batch(indices, self.device)
             logits, auxiliary = forward(self.module, self.backbone, self.augment.train(images, draws), self.precision)
-            loss = F.cross_entropy(logits, labels, weight=weights)
+            loss = F.cross_entropy(logits, labels, weight=work.class_weights)
             total = loss
             for other in auxiliary:
-                total = total + stage.auxiliary_weight * F.cross_entropy(other, labels, weight=weights)
+                total = total + stage.auxiliary_weight * F.cross_entropy(other, labels, weight=work.class_weights)
             optimizer.zero_grad(set_to_none=True)
             total.backward()
             optimizer.step()
             if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "batch"):
                 scheduler.step()
-            loss_sum += loss.detach().double().cpu() * len(indices)
-            correct += int((logits.argmax(dim=1) == labels).sum())
             done = min(number * stage.batch_size, len(order))
+            position.batch = number
+            position.loss_sum += float(loss.detach()) * len(indices)
+            position.correct += int((logits.argmax(dim=1) == labels).sum())
+            position.seconds = now() - begin
             self.emit(
                 Progress(
                     stage.name,
                     (epoch - 1) * len(order) + done,
                     stage.epochs * len(order),
                     epoch=epoch,
-                    loss=float(loss_sum) / done,
-                    images_per_second=done / (now() - begin),
+                    loss=position.loss_sum / done,
+                    images_per_second=done / position.seconds,
                 )
             )
+            self._pause(work, draws)
         synchronize(self.device)
-        if not math.isfinite(loss_sum):
-            raise _diverged(stage.name, f"the loss of epoch {epoch} is {float(loss_sum)}")
+        if not math.isfinite(position.loss_sum):
+            raise _diverged(stage.name, f"the loss of epoch {epoch} is {position.loss_sum}")
         speed = len(order) / (now() - begin)
         if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "epoch"):
             scheduler.step()
@@ -182,13 +280,19 @@ class Trainer:
             stage=stage.name,
             epoch=epoch,
             lr=optimizer.param_groups[0]["lr"],
-            train_loss=float(loss_sum) / len(order),
-            train_accuracy=correct / len(order),
+            train_loss=position.loss_sum / len(order),
+            train_accuracy=position.correct / len(order),
             val_loss=float(F.cross_entropy(logits_val.double(), labels_val)),
             val_accuracy=float((logits_val.argmax(dim=1) == labels_val).double().mean()),
             seconds=now() - begin,
             images_per_second=speed,
         )
+
+    def _restore_random(self, draws: torch.Generator, states: State) -> None:
+        draws.set_state(states["augment"])
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
 
     def _order(self, stage: Stage, epoch: int) -> Tensor:
         labels = self.splits["train"].labels

@@ -1,90 +1,246 @@
-"""Where a run executes: a child process on this machine, so that a crash there is one failed run and nothing more.
+"""Where a run executes: a child process on this machine, so that whatever happens there is one failed run, no more.
 
 The parent imports no torch. A child starts with the C library's allocator told to keep its memory, because a network's
 activations are large blocks that would go back to the system, and be zeroed again, at every step.
+
+The two talk through a pipe. The child sends events, and waits after each that belongs into the database until the
+parent has dealt with it: so a checkpoint never knows of more than the database. The parent sends one of two words.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
+import sys
+import tempfile
+import threading
+import time
 import traceback
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from multiprocessing import get_context
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from harness.config import RunConfig
-from harness.errors import BrokenPluginError, HarnessError
-from harness.results import Event, Failure
+from harness.config import Task
+from harness.errors import BrokenPluginError, HarnessError, Stopped
+from harness.results import Event, Failure, Note, Progress
 
-__all__ = ["run_in_child"]
+__all__ = ["Limits", "run_in_child"]
 
 # Read by glibc when a process starts: huge pages, no mmap for large blocks, nothing given back in between.
 _ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
+_GO_ON, _STOP = "go on", "stop"
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 30.0  # a batch and a checkpoint of the largest networks take less
 
 
-def run_in_child(config: RunConfig, fingerprint: str) -> Generator[Event, None, None]:
-    """Execute a run on images of that fingerprint in a fresh process, and yield its events.
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take.
 
-    Whatever ends the process early is the last event, a Failure.
+    Args:
+        silence: seconds without any sign of life, after which it counts as hung.
+        memory: bytes of memory of its own; None for whatever the machine has.
+    """
 
-    Closing the iterator, as an interrupt does, ends the process.
+    silence: float = 1800.0
+    memory: int | None = None
+
+
+def run_in_child(
+    task: Task, limits: Limits, stopping: Callable[[], bool] = lambda: False
+) -> Generator[Event | None, None, None]:
+    """Execute a run in a fresh process, and yield its events; None where there is none yet.
+
+    Whatever ends the process early is the last event, a Failure. Closing the iterator kills the process.
+
+    Raises:
+        Stopped: ``stopping`` said so, and the run did.
     """
     context = get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(config, fingerprint, sender))
-    with _environment("GLIBC_TUNABLES", _ALLOCATOR):
-        process.start()
-    sender.close()
-    try:
-        event: Event | None
-        while (event := _receive(receiver, process)) is not None:
-            yield event
-            if isinstance(event, Failure):
-                break
-    finally:
-        receiver.close()
-        if process.is_alive():
+    here, there = context.Pipe()
+    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
+        faults = Path(folder) / "traceback"
+        process = context.Process(target=_child, args=(task, limits, there, faults))
+        killed_before = _out_of_memory_kills()
+        with _environment("GLIBC_TUNABLES", _ALLOCATOR):
+            process.start()
+        there.close()
+        try:
+            yield from _events(here, limits, stopping)
+        except EOFError:  # nothing more, though the run has not said that it ended
+            process.join()
+            cause = _cause(process.exitcode or 0, limits, _out_of_memory_kills() > killed_before)
+            yield Failure("died", cause, _read(faults))
+        except TimeoutError:
+            if process.pid is not None and hasattr(signal, "SIGUSR1"):
+                os.kill(process.pid, signal.SIGUSR1)  # the child writes down where it hangs
+                time.sleep(1)
+            message = f"nothing was heard of the run for {limits.silence:.0f} seconds (--timeout), so it was ended"
+            yield Failure("hung", message, _read(faults))
+        finally:
+            here.close()
             process.kill()
-        process.join()
+            process.join()
 
 
-def _receive(receiver: Connection, process: BaseProcess) -> Event | None:
-    """Return the next event, or None after the last; a process that ends without having said so is a Failure."""
-    try:
-        event: Event | None = receiver.recv()
-    except (EOFError, OSError):  # nothing more, or the end in the middle of a message
-        process.join()
-        return Failure("died", _cause(process.exitcode or 0))
-    return event
+def _events(pipe: Connection, limits: Limits, stopping: Callable[[], bool]) -> Generator[Event | None, None, None]:
+    """Yield what the child sends.
+
+    Raises:
+        EOFError: the child is gone.
+        TimeoutError: it has been silent for too long.
+        Stopped: it stopped, or would not and has to be killed.
+    """
+    stop_at: float | None = None
+    heard = time.monotonic()
+    while True:
+        if stop_at is None and stopping():
+            stop_at = time.monotonic() + _STOP_SECONDS
+            _send(pipe, _STOP)
+        if not pipe.poll(_POLL_SECONDS):
+            if stop_at is not None and time.monotonic() > stop_at:
+                raise Stopped
+            if time.monotonic() - heard > limits.silence:
+                raise TimeoutError
+            yield None
+            continue
+        try:
+            event = pipe.recv()
+        except (EOFError, OSError) as error:  # the end, perhaps in the middle of a message
+            if stop_at is not None:
+                raise Stopped from error
+            raise EOFError from error
+        if event is None:
+            return
+        if isinstance(event, Stopped):
+            raise event
+        yield event
+        if isinstance(event, Failure):
+            return
+        if not isinstance(event, Progress | Note):
+            _send(pipe, _GO_ON)
+        heard = time.monotonic()
 
 
-def _cause(exitcode: int) -> str:
+def _send(pipe: Connection, word: str) -> None:
+    with suppress(OSError):  # the child is gone, as the next read will show
+        pipe.send(word)
+
+
+def _cause(exitcode: int, limits: Limits, out_of_memory: bool) -> str:
     if exitcode >= 0:
-        return f"the run's process exited with code {exitcode}"
+        return f"the run's process exited with code {exitcode}, without a word"
     name = signal.Signals(-exitcode).name
-    hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
-    return f"the run's process was ended by {name}{hint}"
+    if name == "SIGKILL" and out_of_memory:
+        return "the system ran out of memory and killed the run's process (SIGKILL); lower its batch size"
+    if name == "SIGABRT" and limits.memory:
+        return f"the run's process gave up (SIGABRT), perhaps at its --memory-limit of {limits.memory / 2**30:g} GiB"
+    causes = {"SIGKILL": "by another program", "SIGSEGV": "a fault in native code", "SIGBUS": "a full disk or /dev/shm"}
+    return f"the run's process was ended by {name}" + (f" ({causes[name]})" if name in causes else "")
 
 
-def _child(config: RunConfig, fingerprint: str, sender: Connection) -> None:
+def _out_of_memory_kills() -> int:
+    """Count what the kernel has killed for want of memory since it started; 0 where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+class _Line:
+    """The child's end of the pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._stop = False
+
+    def stopping(self) -> bool:
+        while self._pipe.poll():
+            self._hear()
+        return self._stop
+
+    def emit(self, event: Event) -> None:
+        self._pipe.send(event)
+        if isinstance(event, Progress | Note):
+            # Training stops by itself, with a checkpoint; all else is soon done again.
+            if not (isinstance(event, Progress) and event.epoch is not None) and self.stopping():
+                raise Stopped
+        elif not isinstance(event, Failure):
+            while self._hear() != _GO_ON:
+                pass
+
+    def end(self, word: Failure | Stopped | None) -> None:
+        self._pipe.send(word)
+
+    def _hear(self) -> str:
+        word = str(self._pipe.recv())
+        self._stop = self._stop or word == _STOP
+        return word
+
+
+def _child(task: Task, limits: Limits, pipe: Connection, faults: Path) -> None:
     # An interrupt reaches every process of the terminal; the parent decides what becomes of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from harness.engine.run import execute
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with faults.open("w") as file:
+        faulthandler.enable(file)
+        if hasattr(signal, "SIGUSR1"):
+            faulthandler.register(signal.SIGUSR1, file)
+        _limit_memory(limits.memory)
+        if task.config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        line = _Line(pipe)
+        try:
+            from harness.engine.run import execute
 
-    try:
-        execute(config, fingerprint, sender.send)
-        sender.send(None)
-    except BrokenPipeError:
-        return  # the parent is gone
-    except BrokenPluginError as error:
-        sender.send(Failure(type(error).__name__, str(error), error.details))
-    except HarnessError as error:
-        sender.send(Failure(type(error).__name__, str(error)))
-    except Exception as error:
-        sender.send(Failure(type(error).__name__, str(error), traceback.format_exc()))
+            execute(task, line.emit, line.stopping)
+            line.end(None)
+        except Stopped as stopped:
+            line.end(stopped)
+        except (BrokenPipeError, EOFError):
+            return  # the parent is gone
+        except BrokenPluginError as error:
+            line.end(Failure(type(error).__name__, str(error), error.details))
+        except HarnessError as error:
+            line.end(Failure(type(error).__name__, str(error)))
+        except SystemExit as error:
+            said = f"a plugin ended the run with exit code {error.code}"
+            line.end(Failure("SystemExit", said, traceback.format_exc()))
+        except MemoryError as error:
+            given = f"the {limits.memory / 2**30:g} GiB of --memory-limit" if limits.memory else "this machine has"
+            said = f"the run needs more memory than {given} {error}".rstrip()
+            line.end(Failure("MemoryError", said, traceback.format_exc()))
+        except Exception as error:
+            line.end(Failure(type(error).__name__, str(error), traceback.format_exc()))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, which leaves nobody to tell."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _limit_memory(limit: int | None) -> None:
+    if sys.platform == "linux":
+        # Where memory runs out, this process is the one to go, and not its parent or somebody else's.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
+    if limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 @contextmanager

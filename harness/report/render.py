@@ -13,7 +13,7 @@ from markupsafe import Markup
 from harness.errors import ConfigError, StoreError, did_you_mean
 from harness.report import charts, text
 from harness.report.views import ExperimentView, Figure, Scatter, experiment_view, run_view
-from harness.results import Experiment, Run
+from harness.results import Experiment, Run, Selection
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -50,7 +50,7 @@ def render_report(store: Store, out: Path, *, experiment: str | None = None) -> 
 def _experiments(store: Store, wanted: str | None) -> list[Experiment]:
     """Return the experiments that have runs, that of the front page first."""
     known = store.experiments()
-    recorded = {run.experiment.id for run in store.runs()}
+    recorded = store.experiments_with_runs()
     found = [experiment for experiment in known if experiment.id in recorded]
     if not found:
         raise StoreError(
@@ -85,7 +85,7 @@ def _write_all(store: Store, out: Path, experiments: Sequence[Experiment]) -> Pa
     home = {other.id: f"experiments/{other.id}.html" for other in experiments} | {front.id: "index.html"}
     written = set()
     for experiment in reversed(experiments):  # the front page last: what it links to is there
-        runs = [store.run(run.id) for run in store.runs(experiment=experiment.name)]
+        runs = [store.run(run.id) for run in store.runs(Selection(experiment=experiment.name))]
         view = experiment_view(experiment, runs, store.ensembles(experiment.name))
         curves = {figure.run.id: _curves(figure, view.accuracy_domain) for figure in view.figures}
         for run in runs:

@@ -61,6 +61,12 @@ class Banner:
     text: str
 
 
+def _seconds(run: Run) -> float | None:
+    """What a run took, without the time between its attempts."""
+    spent = [(attempt.ended_at - attempt.started_at).total_seconds() for attempt in run.attempts if attempt.ended_at]
+    return sum(spent) if spent and run.finished_at else None
+
+
 def _ref(run: Run) -> RunRef:
     failure = f"{run.failure.kind}: {run.failure.message}" if run.failure else ""
     dataset = f"{run.dataset.name} {run.dataset.fingerprint[:8]}"
@@ -334,7 +340,7 @@ def _state(run: Run, name: str) -> str:
     if name not in planned_stages([run]) or (stage is None and run.status == "completed"):
         return "left out"
     if stage is None:
-        return "waiting" if run.status == "running" else "not reached"
+        return "waiting" if run.status in ("planned", "running") else "not reached"
     return f"{run.status}, {len(stage.epochs)} of {stage.planned_epochs} epochs"
 
 
@@ -447,9 +453,9 @@ def _point(row: SpeedRow, found: Share, names: Sequence[str], scale: float, x: f
 
 
 def _run_row(run: Run) -> RunRow:
-    seconds = (run.finished_at - run.started_at).total_seconds() if run.finished_at else None
+    seconds = _seconds(run)
     device = run.environment.device_name if run.environment else ""
-    return RunRow(_ref(run), run.started_at, seconds, device, run.config_hash)
+    return RunRow(_ref(run), run.started_at or run.created_at, seconds, device, run.config_hash)
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -511,7 +517,7 @@ def run_view(run: Run) -> RunView:
         label=f"{run.backbone}{badge(run).suffix}",
         banners=_banners([run]),
         headline=_headline(run),
-        seconds=(run.finished_at - run.started_at).total_seconds() if run.finished_at else None,
+        seconds=_seconds(run),
         stages=tuple(_stage_view(run, stage) for stage in run.stages),
         confusions=tuple(found for stage in run.stages if (found := confusion(run, stage)) is not None),
         latencies=latencies(run),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from harness.store.alive import HEARTBEAT_SECONDS
 from harness.store.database import connect, explained, shown_url
 from harness.store.schema import prepare
 from harness.store.store import Store
 
-__all__ = ["Store", "open_store", "shown_url"]
+__all__ = ["HEARTBEAT_SECONDS", "Store", "open_store", "shown_url"]
 
 
-def open_store(url: str, *, create: bool = True) -> Store:
+def open_store(url: str, *, create: bool = True, say: Callable[[str], None] = lambda _text: None) -> Store:
     """Open a results database, bringing its schema up to date.
 
     Args:
         url: a file, or an SQLAlchemy URL of SQLite or PostgreSQL.
         create: the database is to be written, and made where it is missing. Without it, it must be there; it may then
             be read-only.
+        say: told where an older schema was brought up to date, and where the copy from before is.
 
     Raises:
         StoreError: it cannot be opened, its schema is newer than this version of harness, or it belongs to another
@@ -24,7 +28,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
     database = connect(url, create=create)
     try:
         with explained(database.name):
-            prepare(database, create=create)
+            prepare(database, create=create, say=say)
     except BaseException:
         database.engine.dispose()
         raise

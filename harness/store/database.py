@@ -37,7 +37,8 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Database:
-    """An open database. ``name`` is fit for a message: a path, or a URL without its password and query.
+    """An open database. ``name`` is fit for a message: a path, or a URL without its password and query. ``path`` is the
+    file on SQLite, and None on PostgreSQL.
 
     On SQLite a transaction of ``writer`` takes the write lock as it begins: one that read first, and wanted to write
     later, would fail at once where another process had written in between, however long it was willing to wait.
@@ -46,6 +47,7 @@ class Database:
     name: str
     engine: Engine
     writer: Engine
+    path: Path | None = None
 
 
 @contextmanager
@@ -143,7 +145,7 @@ def _sqlite(path: Path, *, create: bool) -> Database:
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
 
-    return Database(str(path), engine, writer=engine.execution_options(**{_WRITES: True}))
+    return Database(str(path), engine, writer=engine.execution_options(**{_WRITES: True}), path=path)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

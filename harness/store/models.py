@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 __all__ = [
+    "AttemptRow",
     "Base",
     "DatasetRow",
     "DatasetSplitRow",
@@ -39,6 +40,9 @@ __all__ = [
     "RunRow",
     "SplitRow",
     "StageRow",
+    "SweepRow",
+    "SweepRunRow",
+    "TagRow",
 ]
 
 
@@ -115,14 +119,44 @@ class Base(DeclarativeBase):
 
 
 class ExperimentRow(Base):
-    """A named set of runs and ensembles."""
+    """A named set of runs and ensembles: what its sweeps planned."""
 
     __tablename__ = "experiments"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
-    command: Mapped[str]
     created_at: Mapped[datetime]
+
+    sweeps: Mapped[list[SweepRow]] = relationship(order_by="SweepRow.id", lazy="raise", viewonly=True)
+
+
+class SweepRow(Base):
+    """What one command planned: runs, in ``sweep_runs``, and the names of the ensembles over them.
+
+    ``plan_hash`` is equal for commands that plan the same, so that the second goes on with what the first began.
+    """
+
+    __tablename__ = "sweeps"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(unique=True)
+    experiment_id: Mapped[int] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), index=True)
+    command: Mapped[str]
+    ensembles: Mapped[list[Any]]
+    plan_hash: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+
+    experiment: Mapped[ExperimentRow] = relationship(lazy="raise", viewonly=True)
+
+
+class SweepRunRow(Base):
+    """A run in a sweep. A run is in several where a later command asked for what was there already."""
+
+    __tablename__ = "sweep_runs"
+
+    sweep_id: Mapped[int] = mapped_column(ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True, index=True)
+    position: Mapped[int]
 
 
 class EnvironmentRow(Base):
@@ -233,6 +267,8 @@ class StageRow(Base):
     tested_epoch: Mapped[int | None]
     seconds: Mapped[float | None]
     images_per_second: Mapped[float | None]
+    weights_sha256: Mapped[str | None]
+    optimizer_sha256: Mapped[str | None]
     val_accuracy: Mapped[float | None]
     test_images: Mapped[int | None]
     test_correct: Mapped[int | None]
@@ -259,16 +295,48 @@ class MeasurementRow(Base):
     samples: Mapped[bytes]
 
 
+class TagRow(Base):
+    """A word that somebody put on a run."""
+
+    __tablename__ = "run_tags"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class AttemptRow(Base):
+    """One process's work on a run: the process, its last sign of life, and how it ended, which is NULL until then."""
+
+    __tablename__ = "attempts"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    process_started: Mapped[float]
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    failure_kind: Mapped[str | None]
+    failure_message: Mapped[str | None]
+    failure_traceback: Mapped[str | None]
+
+
 class RunRow(Base):
-    """One backbone x schedule x dataset x seed, executed once. An id is never used again."""
+    """One backbone x schedule x dataset x seed, executed once, however many attempts it took.
+
+    An id is never used again. ``attempt`` numbers the last attempt, 0 before the first. ``test_accuracy`` and
+    ``test_auc`` repeat those of the last stage that was tested, for lists to sort and filter by.
+    """
 
     __tablename__ = "runs"
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     uid: Mapped[str] = mapped_column(unique=True)
-    experiment_id: Mapped[int] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), index=True)
     status: Mapped[str] = mapped_column(index=True)
+    attempt: Mapped[int]
     backbone: Mapped[str] = mapped_column(index=True)
     schedule: Mapped[str]
     dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"), index=True)
@@ -276,22 +344,27 @@ class RunRow(Base):
     config: Mapped[dict[str, Any]]
     config_hash: Mapped[str] = mapped_column(index=True)
     plugins: Mapped[list[Any]]
-    started_at: Mapped[datetime] = mapped_column(index=True)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"), index=True)
     weights_kind: Mapped[str | None]
     weights_origin: Mapped[str | None]
     weights_sha256: Mapped[str | None]
     parameters: Mapped[int | None] = mapped_column(BigInteger)
-    failure_kind: Mapped[str | None]
-    failure_message: Mapped[str | None]
-    failure_traceback: Mapped[str | None]
+    test_accuracy: Mapped[float | None] = mapped_column(index=True)
+    test_auc: Mapped[float | None]
+    note: Mapped[str]
 
-    experiment: Mapped[ExperimentRow] = relationship(lazy="raise")
     dataset: Mapped[DatasetRow] = relationship(lazy="raise")
     environment: Mapped[EnvironmentRow | None] = relationship(lazy="raise")
     stages: Mapped[list[StageRow]] = relationship(order_by=StageRow.index, lazy="raise")
     measurements: Mapped[list[MeasurementRow]] = relationship(order_by=MeasurementRow.id, lazy="raise")
+    attempts: Mapped[list[AttemptRow]] = relationship(order_by=AttemptRow.number, lazy="raise", viewonly=True)
+    tags: Mapped[list[TagRow]] = relationship(order_by=TagRow.tag, lazy="raise", viewonly=True)
+    sweeps: Mapped[list[SweepRow]] = relationship(
+        secondary="sweep_runs", order_by=SweepRow.id, lazy="raise", viewonly=True
+    )
 
 
 class EnsembleMemberRow(Base):
@@ -310,6 +383,7 @@ class EnsembleMemberRow(Base):
 class EnsembleRow(Base):
     """An ensemble's decisions on one split.
 
+    ``uid`` is a digest of experiment, method, split and members: the same ensemble made again replaces the first.
     ``labels`` is little-endian int32 compressed with zlib, ``scores`` little-endian float64 (images, classes).
     """
 

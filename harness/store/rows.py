@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any, cast
 
 from harness.results import (
+    Attempt,
     DatasetRecord,
     EnsembleRecord,
     Environment,
@@ -25,6 +26,7 @@ from harness.results import (
 )
 from harness.store.codec import unpack_doubles, unpack_labels, unpack_logits, unpack_strings
 from harness.store.models import (
+    AttemptRow,
     DatasetRow,
     EnsembleRow,
     EnvironmentRow,
@@ -40,15 +42,17 @@ __all__ = ["to_ensembles", "to_experiment", "to_runs"]
 
 
 def to_experiment(row: ExperimentRow) -> Experiment:
-    """Return an experiment."""
-    return Experiment(row.id, row.name, row.command, row.created_at)
+    """Return an experiment from a row with its sweeps loaded."""
+    return Experiment(row.id, row.name, row.created_at, tuple(sweep.command for sweep in row.sweeps))
 
 
-def to_runs(rows: Iterable[RunRow], *, everything: bool) -> Iterator[Run]:
+def to_runs(rows: Iterable[RunRow], lost: Collection[int], *, epochs: bool, everything: bool) -> Iterator[Run]:
     """Yield runs; what several share is converted once.
 
     Args:
-        rows: with their experiment, dataset, environment, stages and epochs loaded.
+        rows: with their sweeps and experiments, dataset, environment, stages, attempts and tags loaded.
+        lost: ids of runs whose process is gone.
+        epochs: also convert epochs, which are then loaded too.
         everything: also convert predictions, measurements and the images of splits, which are then loaded too.
     """
     experiment, environment = cache(to_experiment), cache(_environment)
@@ -61,8 +65,8 @@ def to_runs(rows: Iterable[RunRow], *, everything: bool) -> Iterator[Run]:
         yield Run(
             id=row.id,
             uid=row.uid,
-            experiment=experiment(row.experiment),
-            status=cast(RunStatus, row.status),
+            experiments=tuple(dict.fromkeys(experiment(sweep.experiment) for sweep in row.sweeps)),
+            status="lost" if row.id in lost else cast(RunStatus, row.status),
             backbone=row.backbone,
             schedule=row.schedule,
             seed=row.seed,
@@ -70,14 +74,17 @@ def to_runs(rows: Iterable[RunRow], *, everything: bool) -> Iterator[Run]:
             config_hash=row.config_hash,
             plugins=tuple(PluginRecord(**plugin) for plugin in row.plugins),
             dataset=dataset(row.dataset),
+            created_at=row.created_at,
             started_at=row.started_at,
             finished_at=row.finished_at,
             environment=environment(row.environment) if row.environment else None,
             weights=_weights(row),
             parameters=row.parameters,
-            stages=tuple(_stage(stage, predictions=everything) for stage in row.stages),
+            stages=tuple(_stage(stage, epochs=epochs, predictions=everything) for stage in row.stages),
             measurements=tuple(map(_measurement, row.measurements)) if everything else (),
-            failure=_failure(row),
+            attempts=tuple(map(_attempt, row.attempts)),
+            tags=tuple(tag.tag for tag in row.tags),
+            note=row.note,
         )
 
 
@@ -133,22 +140,34 @@ def _weights(row: RunRow) -> WeightsRecord | None:
     return WeightsRecord(kind, row.weights_origin, row.weights_sha256)
 
 
-def _failure(row: RunRow) -> Failure | None:
-    if row.failure_kind is None:
-        return None
-    return Failure(row.failure_kind, row.failure_message or "", row.failure_traceback or "")
+def _attempt(row: AttemptRow) -> Attempt:
+    failure = None
+    if row.failure_kind is not None:
+        failure = Failure(row.failure_kind, row.failure_message or "", row.failure_traceback or "")
+    return Attempt(
+        number=row.number,
+        host=row.host,
+        pid=row.pid,
+        started_at=row.started_at,
+        heartbeat_at=row.heartbeat_at,
+        ended_at=row.ended_at,
+        outcome=cast(RunStatus | None, row.outcome),
+        failure=failure,
+    )
 
 
-def _stage(row: StageRow, *, predictions: bool) -> StageRecord:
+def _stage(row: StageRow, *, epochs: bool, predictions: bool) -> StageRecord:
     return StageRecord(
         name=row.name,
         index=row.index,
         planned_epochs=row.planned_epochs,
         trainable=row.trainable,
-        epochs=tuple(_epoch(epoch, row.name) for epoch in row.epochs),
+        epochs=tuple(_epoch(epoch, row.name) for epoch in row.epochs) if epochs else (),
         tested_epoch=row.tested_epoch,
         seconds=row.seconds,
         images_per_second=row.images_per_second,
+        weights_sha256=row.weights_sha256,
+        optimizer_sha256=row.optimizer_sha256,
         test_images=row.test_images,
         test_correct=row.test_correct,
         val_accuracy=row.val_accuracy,

@@ -11,6 +11,8 @@ To add a migration, change the models, open a database of the old schema, and le
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -18,9 +20,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from harness.errors import StoreError
+from harness.store.backup import back_up
 from harness.store.database import Database
 
-__all__ = ["alembic_config", "prepare"]
+__all__ = ["alembic_config", "prepare", "revision"]
 
 _LOCK = 0x6861726E657373  # "harness": whoever migrates a PostgreSQL database holds this advisory lock
 
@@ -32,10 +35,11 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
-def prepare(database: Database, *, create: bool) -> None:
+def prepare(database: Database, *, create: bool, say: Callable[[str], None] = lambda _text: None) -> None:
     """Bring the schema up to date, or make it where ``create`` allows.
 
-    Of several processes that start at once, one migrates and the others wait for it.
+    Of several processes that start at once, one migrates and the others wait for it. Before an older schema is
+    changed, a copy is made: beside an SQLite file, with the revision in its name; in a schema of its own on PostgreSQL.
 
     Raises:
         StoreError: the schema is newer than this version of harness, or the database is not one of harness.
@@ -43,11 +47,35 @@ def prepare(database: Database, *, create: bool) -> None:
     with database.engine.connect() as connection:
         if _is_current(connection, database.name, create=create):
             return
-    with database.writer.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        if not _is_current(connection, database.name, create=create):
-            command.upgrade(alembic_config(connection), "head")
+    with database.writer.connect() as connection:
+        said = _migrate(connection, database, create=create)
+        connection.commit()
+        connection.invalidate()  # its foreign keys are off
+    if said:
+        say(said)
+
+
+def _migrate(connection: Connection, database: Database, *, create: bool) -> str:
+    if database.path:
+        # To change a table SQLite makes it anew and drops the old one, which would take what refers to its rows.
+        connection.connection.execute("PRAGMA foreign_keys = OFF")
+    else:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    if _is_current(connection, database.name, create=create):
+        return ""
+    found = revision(connection)
+    copy = back_up(connection, database, found) if found else ""
+    command.upgrade(alembic_config(connection), "head")
+    if database.path and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
+        raise StoreError(f"results database {database.name}: rows that refer to nothing: {broken[:3]}; nothing changed")
+    return (
+        f"results database {database.name}: brought up to date; as it was before it is kept in {copy}" if copy else ""
+    )
+
+
+def revision(connection: Connection) -> str:
+    """Return the revision of an open database's schema; empty where it has none."""
+    return ", ".join(MigrationContext.configure(connection).get_current_heads())
 
 
 def _is_current(connection: Connection, name: str, *, create: bool) -> bool:

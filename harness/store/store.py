@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import delete, exists, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
@@ -27,19 +27,23 @@ from harness.results import (
     Failure,
     Measurement,
     Note,
-    PluginRecord,
+    PlannedRun,
     Prediction,
     Progress,
     Run,
     RunSetup,
     RunStatus,
+    Selection,
     SplitRecord,
     StageResult,
     StageStarted,
+    Sweep,
 )
+from harness.store.alive import Worker, is_gone, this_worker
 from harness.store.codec import pack_doubles, pack_labels, pack_logits, pack_strings, sha256, unpack_labels
 from harness.store.database import Database, explained
 from harness.store.models import (
+    AttemptRow,
     Base,
     DatasetRow,
     DatasetSplitRow,
@@ -53,17 +57,27 @@ from harness.store.models import (
     RunRow,
     SplitRow,
     StageRow,
+    SweepRow,
+    SweepRunRow,
+    TagRow,
+    UtcDateTime,
 )
 from harness.store.rows import to_ensembles, to_experiment, to_runs
+from harness.store.select import count_query, run_query
 
-__all__ = ["Store"]
+__all__ = ["Store", "remove_unused"]
+
+EVERY_RUN = Selection()
 
 _LISTED = (
-    selectinload(RunRow.experiment),
+    selectinload(RunRow.sweeps).selectinload(SweepRow.experiment).selectinload(ExperimentRow.sweeps),
     selectinload(RunRow.dataset),
     selectinload(RunRow.environment),
-    selectinload(RunRow.stages).selectinload(StageRow.epochs),
+    selectinload(RunRow.stages),
+    selectinload(RunRow.attempts),
+    selectinload(RunRow.tags),
 )
+_EPOCHS = selectinload(RunRow.stages).selectinload(StageRow.epochs)
 
 
 class Store:
@@ -90,56 +104,105 @@ class Store:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def experiment(self, name: str, command: str) -> Experiment:
-        """Return the experiment of that name, made where it is new; ``command`` replaces the one stored."""
-        with self._write() as session:
-            experiment_id = _add_once(
-                session, ExperimentRow, "name", {"name": name, "command": command, "created_at": datetime.now(UTC)}
-            )
-            row = session.get_one(ExperimentRow, experiment_id)
-            row.command = command
-            return to_experiment(row)
-
-    def add_dataset(self, record: DatasetRecord) -> None:
-        """Store a data set, unless one with that fingerprint is there."""
-        with self._write() as session:
-            _dataset_id(session, record)
-
-    def start_run(
+    def plan(
         self,
-        experiment: Experiment,
-        *,
-        backbone: str,
-        schedule: str,
-        seed: int,
-        config: Mapping[str, Any],
-        config_hash: str,
-        plugins: Sequence[PluginRecord],
+        runs: Sequence[PlannedRun],
         dataset: DatasetRecord,
-    ) -> int:
-        """Store a run that begins now, with status ``running``, and return its id."""
+        *,
+        command: str,
+        ensembles: Sequence[str] = (),
+        experiment: str | None = None,
+        repeat: bool = False,
+    ) -> Sweep:
+        """Store what a command is about to do, and find what of it is there already.
+
+        A run of the same config on the same data set is taken up again in whatever state it is, one that completed
+        before any other. The same plan made again is the same sweep.
+
+        Args:
+            runs: in the order in which they are to be executed.
+            dataset: that they all use.
+            command: what the user typed, without passwords.
+            ensembles: names of the ensembles over these runs.
+            experiment: its name; by default that of an earlier equal plan, or else the data set and the time.
+            repeat: make every run anew.
+        """
+        plan_hash = sha256([[run.config_hash for run in runs], dataset.fingerprint, list(ensembles)])
         with self._write() as session:
-            row = RunRow(
-                uid=uuid4().hex,
-                experiment_id=experiment.id,
-                status="running",
-                backbone=backbone,
-                schedule=schedule,
-                dataset_id=_dataset_id(session, dataset),
-                seed=seed,
-                config=dict(config),
-                config_hash=config_hash,
-                plugins=[asdict(plugin) for plugin in plugins],
-                started_at=datetime.now(UTC),
-            )
-            session.add(row)
+            if session.get_bind().dialect.name == "postgresql":  # on SQLite the write lock keeps others from planning
+                session.execute(text("LOCK TABLE sweeps IN SHARE ROW EXCLUSIVE MODE"))
+            sweep = None if repeat else self._equal_sweep(session, plan_hash, experiment)
+            if sweep is None:
+                name = experiment or f"{dataset.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+                sweep = SweepRow(
+                    uid=uuid4().hex,
+                    experiment_id=_experiment_id(session, name),
+                    command=command,
+                    ensembles=list(ensembles),
+                    plan_hash=plan_hash,
+                    created_at=datetime.now(UTC),
+                )
+                session.add(sweep)
+                session.flush()
+            dataset_id = _dataset_id(session, dataset)
+            run_ids, reused = [], set()
+            for position, run in enumerate(runs):
+                run_id = None if repeat else _same_run(session, run.config_hash, dataset_id)
+                if run_id is None:
+                    run_id = _add_run(session, run, dataset_id)
+                else:
+                    reused.add(run_id)
+                session.merge(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
+                run_ids.append(run_id)
             session.flush()
-            return row.id
+            loaded = session.get_one(
+                ExperimentRow,
+                sweep.experiment_id,
+                options=[selectinload(ExperimentRow.sweeps)],
+                populate_existing=True,
+            )
+            return Sweep(to_experiment(loaded), tuple(run_ids), tuple(ensembles), frozenset(reused))
+
+    def begin(self, run_id: int) -> bool:
+        """Begin an attempt at a run in the name of this process; False where it is done or another process is at it."""
+        now = datetime.now(UTC)
+        with self._write() as session:
+            row = self._run_row(session, run_id, with_for_update=True)
+            if row.status == "completed":
+                return False
+            if row.status == "running":
+                if run_id not in _lost(session):
+                    return False
+                before = session.get_one(AttemptRow, (run_id, row.attempt))
+                before.outcome, before.ended_at = "lost", before.heartbeat_at
+            row.attempt += 1
+            row.status = "running"
+            row.started_at = row.started_at or now
+            row.finished_at = None
+            worker = this_worker()
+            session.add(
+                AttemptRow(
+                    run_id=run_id,
+                    number=row.attempt,
+                    host=worker.host,
+                    pid=worker.pid,
+                    process_started=worker.started,
+                    started_at=now,
+                    heartbeat_at=_now(session),
+                )
+            )
+            return True
+
+    def heartbeat(self, run_id: int) -> None:
+        """Store that the process of a running run is alive."""
+        with self._write() as session:
+            self._attempt_row(session, run_id).heartbeat_at = _now(session)
 
     def record(self, run_id: int, event: Event) -> None:
         """Store what a run yielded; progress and notes are not kept.
 
-        The end of a stage is judged here, against the labels of the run's data set.
+        What a run yields again, as one that goes on from a checkpoint may, replaces what it yielded before. The end of
+        a stage is judged here, against the labels of the run's data set.
 
         Raises:
             StoreError: also where predictions do not fit the images of their split.
@@ -149,34 +212,45 @@ class Store:
         with self._write() as session:
             row = self._run_row(session, run_id)
             match event:
+                case RunSetup(resumed=True):
+                    pass
                 case RunSetup():
-                    row.environment_id = _environment_id(session, event.environment)
+                    environment_id = _environment_id(session, event.environment)
+                    if row.environment_id not in (None, environment_id):  # its stages belong to another machine
+                        session.execute(delete(StageRow).where(StageRow.run_id == run_id))
+                        session.execute(delete(MeasurementRow).where(MeasurementRow.run_id == run_id))
+                    row.environment_id = environment_id
                     row.weights_kind = event.weights.kind
                     row.weights_origin = event.weights.origin
                     row.weights_sha256 = event.weights.sha256
                     row.parameters = event.parameters
                 case StageStarted():
-                    session.add(
-                        StageRow(
-                            run_id=run_id,
-                            name=event.stage,
-                            index=event.index,
-                            planned_epochs=event.epochs,
-                            trainable=event.trainable,
-                        )
-                    )
+                    stage = self._stage_row(session, run_id, event.stage, missing=True)
+                    stage.index = event.index
+                    stage.planned_epochs = event.epochs
+                    stage.trainable = event.trainable
                 case EpochResult():
                     figures = asdict(event)
                     stage = self._stage_row(session, run_id, figures.pop("stage"))
-                    session.add(EpochRow(stage_id=stage.id, **figures))
+                    session.merge(EpochRow(stage_id=stage.id, **figures))
                 case StageResult():
                     stage = self._stage_row(session, run_id, event.stage)
                     stage.tested_epoch = event.tested_epoch
                     stage.seconds = event.seconds
                     stage.images_per_second = event.images_per_second
+                    stage.weights_sha256 = event.weights_sha256
+                    stage.optimizer_sha256 = event.optimizer_sha256
                     for prediction in event.predictions:
                         self._add_prediction(session, row, stage, prediction)
                 case Measurement():
+                    session.execute(
+                        delete(MeasurementRow).where(
+                            MeasurementRow.run_id == run_id,
+                            MeasurementRow.name == event.name,
+                            MeasurementRow.batch_size.is_not_distinct_from(event.batch_size),
+                            MeasurementRow.stage.is_not_distinct_from(event.stage),
+                        )
+                    )
                     session.add(
                         MeasurementRow(
                             run_id=run_id,
@@ -190,19 +264,54 @@ class Store:
                         )
                     )
                 case Failure():
-                    row.failure_kind = event.kind
-                    row.failure_message = event.message
-                    row.failure_traceback = event.traceback
+                    attempt = self._attempt_row(session, run_id)
+                    attempt.failure_kind = event.kind
+                    attempt.failure_message = event.message
+                    attempt.failure_traceback = event.traceback
 
     def finish_run(self, run_id: int, status: RunStatus) -> None:
-        """Store how a run ended, and that it ended now."""
+        """Store how this attempt at a run ended, and that it ended now."""
         with self._write() as session:
             row = self._run_row(session, run_id)
-            row.status = status
-            row.finished_at = datetime.now(UTC)
+            attempt = self._attempt_row(session, run_id)
+            row.status = attempt.outcome = status
+            row.finished_at = attempt.ended_at = datetime.now(UTC)
+
+    def tag(self, run_ids: Collection[int], *, add: Collection[str] = (), remove: Collection[str] = ()) -> None:
+        """Put words on runs, and take words off them."""
+        with self._write() as session:
+            for run_id in run_ids:
+                self._run_row(session, run_id)
+                for tag in add:
+                    session.merge(TagRow(run_id=run_id, tag=tag))
+                session.execute(delete(TagRow).where(TagRow.run_id == run_id, TagRow.tag.in_(remove)))
+
+    def note(self, run_id: int, text: str) -> None:
+        """Set a run's note."""
+        with self._write() as session:
+            self._run_row(session, run_id).note = text
+
+    def delete_runs(self, run_ids: Collection[int]) -> int:
+        """Delete runs with everything that hangs on them; return how many ensembles that took.
+
+        What they alone used goes too: data sets, environments, sweeps and experiments.
+
+        Raises:
+            StoreError: also where a run is missing, or goes on; nothing is deleted then.
+        """
+        with self._write() as session:
+            for run_id in run_ids:
+                if self._run_row(session, run_id).status == "running" and run_id not in _lost(session):
+                    self._refuse(f"run {run_id} is running; stop it first")
+            of_runs = select(EnsembleMemberRow.ensemble_id).where(EnsembleMemberRow.run_id.in_(run_ids))
+            ensembles = set(session.scalars(of_runs))
+            session.execute(delete(EnsembleRow).where(EnsembleRow.id.in_(ensembles)))
+            session.execute(delete(RunRow).where(RunRow.id.in_(run_ids)))
+            remove_unused(session)
+            return len(ensembles)
 
     def add_ensemble(self, experiment: Experiment, record: EnsembleRecord) -> int:
-        """Store an ensemble's decisions, and return its id.
+        """Store an ensemble's decisions, in place of those of the same ensemble made before, and return its id.
 
         Raises:
             StoreError: also where a member is no run of this database, or the decisions' shapes do not fit.
@@ -216,10 +325,11 @@ class Store:
                 f"for {record.images} images of {len(record.dataset.classes)} classes"
             )
         with self._write() as session:
-            for member in record.members:
-                self._run_row(session, member.run_id)
+            members = [(self._run_row(session, member.run_id).uid, member.stage) for member in record.members]
+            uid = sha256([experiment.name, record.method, record.split, record.dataset.fingerprint, members])
+            session.execute(delete(EnsembleRow).where(EnsembleRow.uid == uid))
             row = EnsembleRow(
-                uid=uuid4().hex,
+                uid=uid,
                 experiment_id=experiment.id,
                 method=record.method,
                 split=record.split,
@@ -245,33 +355,68 @@ class Store:
         """Return the experiments, newest first."""
         newest = select(ExperimentRow).order_by(ExperimentRow.created_at.desc(), ExperimentRow.id.desc())
         with self._read() as session:
-            return [to_experiment(row) for row in session.scalars(newest)]
+            return [to_experiment(row) for row in session.scalars(newest.options(selectinload(ExperimentRow.sweeps)))]
 
-    def runs(
-        self,
-        *,
-        experiment: str | None = None,
-        status: str | None = None,
-        backbone: str | None = None,
-        limit: int | None = None,
-    ) -> list[Run]:
-        """Return runs, newest first, with stages and epochs, without predictions, measurements and images.
+    def experiments_with_runs(self) -> frozenset[int]:
+        """Return the ids of the experiments that have a run."""
+        with self._read() as session:
+            joined = select(SweepRow.experiment_id).join(SweepRunRow, SweepRunRow.sweep_id == SweepRow.id)
+            return frozenset(session.scalars(joined.distinct()))
+
+    def unfinished_sweeps(self, experiment: str | None = None) -> list[Sweep]:
+        """Return sweeps of which a run has not completed, newest first; of one experiment alone where it is named."""
+        query = (
+            select(SweepRow)
+            .join(SweepRow.experiment)
+            .join(SweepRunRow, SweepRunRow.sweep_id == SweepRow.id)
+            .join(RunRow, RunRow.id == SweepRunRow.run_id)
+            .where(RunRow.status != "completed")
+            .order_by(SweepRow.created_at.desc(), SweepRow.id.desc())
+            .options(selectinload(SweepRow.experiment).selectinload(ExperimentRow.sweeps))
+            .distinct()
+        )
+        if experiment is not None:
+            query = query.where(ExperimentRow.name == experiment)
+        with self._read() as session:
+            return [
+                Sweep(
+                    to_experiment(sweep.experiment),
+                    tuple(
+                        session.scalars(
+                            select(SweepRunRow.run_id)
+                            .where(SweepRunRow.sweep_id == sweep.id)
+                            .order_by(SweepRunRow.position, SweepRunRow.run_id)
+                        )
+                    ),
+                    tuple(sweep.ensembles),
+                )
+                for sweep in session.scalars(query)
+            ]
+
+    def runs(self, selection: Selection = EVERY_RUN, *, epochs: bool = False) -> list[Run]:
+        """Return runs with their stages, without predictions, measurements and images.
 
         Args:
-            experiment: only those of the experiment of that name.
-            status: only those of that status.
-            backbone: only those of that backbone.
-            limit: at most so many.
+            selection: which, and in which order.
+            epochs: with the figures of each epoch.
+
+        Raises:
+            ConfigError: the selection's filter or order cannot be used.
         """
-        query = select(RunRow).options(*_LISTED).order_by(RunRow.started_at.desc(), RunRow.id.desc()).limit(limit)
-        if experiment is not None:
-            query = query.join(RunRow.experiment).where(ExperimentRow.name == experiment)
-        if status is not None:
-            query = query.where(RunRow.status == status)
-        if backbone is not None:
-            query = query.where(RunRow.backbone == backbone)
         with self._read() as session:
-            return list(to_runs(session.scalars(query), everything=False))
+            lost = _lost(session)
+            query = run_query(selection, lost).options(*_LISTED, *([_EPOCHS] if epochs else []))
+            return list(to_runs(session.scalars(query), lost, epochs=epochs, everything=False))
+
+    def run_ids(self, selection: Selection) -> list[int]:
+        """Return the ids of the selected runs, in order."""
+        with self._read() as session:
+            return list(session.scalars(run_query(selection, _lost(session)).with_only_columns(RunRow.id)))
+
+    def count(self, selection: Selection = EVERY_RUN) -> int:
+        """Count the selected runs on all pages."""
+        with self._read() as session:
+            return session.scalar(count_query(selection, _lost(session))) or 0
 
     def run(self, run_id: int) -> Run:
         """Return a run with everything: predictions, measurements, and the images of its data set's splits.
@@ -284,11 +429,12 @@ class Store:
                 session,
                 run_id,
                 *_LISTED,
+                _EPOCHS,
                 selectinload(RunRow.stages).selectinload(StageRow.predictions),
                 selectinload(RunRow.measurements),
                 selectinload(RunRow.dataset).selectinload(DatasetRow.splits).selectinload(DatasetSplitRow.split),
             )
-            return next(to_runs([row], everything=True))
+            return next(to_runs([row], _lost(session), epochs=True, everything=True))
 
     def ensembles(self, experiment: str | None = None) -> list[EnsembleRecord]:
         """Return ensembles in the order in which they were stored, without the images of their data set.
@@ -324,17 +470,34 @@ class Store:
     def _refuse(self, reason: str) -> NoReturn:
         raise StoreError(f"results database {self._database.name}: {reason}")
 
-    def _run_row(self, session: Session, run_id: int, *loaded: ORMOption) -> RunRow:
-        row = session.get(RunRow, run_id, options=loaded) if 0 < run_id < 2**31 else None
+    def _run_row(self, session: Session, run_id: int, *loaded: ORMOption, with_for_update: bool = False) -> RunRow:
+        possible = 0 < run_id < 2**31
+        row = session.get(RunRow, run_id, options=loaded, with_for_update=with_for_update) if possible else None
         if row is None:
             self._refuse(f"there is no run {run_id}; `harness runs list` shows those it has")
         return row
 
-    def _stage_row(self, session: Session, run_id: int, name: str) -> StageRow:
+    def _stage_row(self, session: Session, run_id: int, name: str, *, missing: bool = False) -> StageRow:
         row = session.scalars(select(StageRow).where(StageRow.run_id == run_id, StageRow.name == name)).one_or_none()
         if row is None:
-            self._refuse(f"run {run_id} has not begun a stage {name!r}")
+            if not missing:
+                self._refuse(f"run {run_id} has not begun a stage {name!r}")
+            row = StageRow(run_id=run_id, name=name)
+            session.add(row)
         return row
+
+    def _attempt_row(self, session: Session, run_id: int) -> AttemptRow:
+        row = session.get(AttemptRow, (run_id, self._run_row(session, run_id).attempt))
+        if row is None:
+            self._refuse(f"run {run_id} has not begun")
+        return row
+
+    @staticmethod
+    def _equal_sweep(session: Session, plan_hash: str, experiment: str | None) -> SweepRow | None:
+        query = select(SweepRow).where(SweepRow.plan_hash == plan_hash).order_by(SweepRow.id.desc()).limit(1)
+        if experiment is not None:
+            query = query.join(SweepRow.experiment).where(ExperimentRow.name == experiment)
+        return session.scalars(query).one_or_none()
 
     def _add_prediction(self, session: Session, run: RunRow, stage: StageRow, prediction: Prediction) -> None:
         from harness.analysis import metrics
@@ -353,7 +516,7 @@ class Store:
                 f"run {run.id} predicted the split {split!r} with logits of shape {logits.shape}; "
                 f"its images and classes are {(stored.n, classes)}"
             )
-        session.add(
+        session.merge(
             PredictionRow(stage_id=stage.id, split=split, n=stored.n, classes=classes, logits=pack_logits(logits))
         )
         labels, predicted = unpack_labels(stored.labels), metrics.classify(logits)
@@ -364,6 +527,77 @@ class Store:
             stage.test_correct = metrics.correct(labels, predicted)
             stage.test_auc = metrics.auc(labels, metrics.softmax(logits))
             stage.test_confusion = metrics.confusion(labels, predicted, classes).tolist()
+            run.test_accuracy, run.test_auc = stage.test_correct / stored.n, stage.test_auc
+
+
+def _now(session: Session) -> datetime:
+    """Tell the time: the server's, where machines share one, as their clocks may differ."""
+    if session.get_bind().dialect.name == "postgresql":
+        return session.scalars(select(func.clock_timestamp(type_=UtcDateTime))).one()
+    return datetime.now(UTC)
+
+
+def _lost(session: Session) -> frozenset[int]:
+    """Return the runs that are stored as running, and whose process is gone."""
+    running = (
+        select(AttemptRow)
+        .join(RunRow, (RunRow.id == AttemptRow.run_id) & (RunRow.attempt == AttemptRow.number))
+        .where(RunRow.status == "running")
+    )
+    attempts = session.scalars(running).all()
+    now = _now(session) if attempts else None
+    return frozenset(
+        row.run_id
+        for row in attempts
+        if now and is_gone(Worker(row.host, row.pid, row.process_started), now - row.heartbeat_at)
+    )
+
+
+def _same_run(session: Session, config_hash: str, dataset_id: int) -> int | None:
+    same = select(RunRow.id).where(RunRow.config_hash == config_hash, RunRow.dataset_id == dataset_id)
+    best = same.order_by((RunRow.status == "completed").desc(), RunRow.id.desc()).limit(1)
+    return session.scalars(best).one_or_none()
+
+
+def _add_run(session: Session, run: PlannedRun, dataset_id: int) -> int:
+    row = RunRow(
+        uid=uuid4().hex,
+        status="planned",
+        attempt=0,
+        backbone=run.backbone,
+        schedule=run.schedule,
+        dataset_id=dataset_id,
+        seed=run.seed,
+        config=dict(run.config),
+        config_hash=run.config_hash,
+        plugins=[asdict(plugin) for plugin in run.plugins],
+        created_at=datetime.now(UTC),
+        note="",
+    )
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def remove_unused(session: Session) -> dict[str, int]:
+    """Delete rows that nothing refers to any more; return how many of each table."""
+    removed = {}
+    for row, users in (
+        (SweepRow, [SweepRunRow.sweep_id]),
+        (ExperimentRow, [SweepRow.experiment_id]),
+        (DatasetRow, [RunRow.dataset_id, EnsembleRow.dataset_id]),
+        (EnvironmentRow, [RunRow.environment_id]),
+        (SplitRow, [DatasetSplitRow.split_id]),
+    ):
+        table: Any = row
+        unused = [~exists().where(user == table.id) for user in users]
+        done: Any = session.execute(delete(table).where(*unused))
+        removed[row.__tablename__] = done.rowcount
+    return removed
+
+
+def _experiment_id(session: Session, name: str) -> int:
+    return _add_once(session, ExperimentRow, "name", {"name": name, "created_at": datetime.now(UTC)})
 
 
 def _add_once(session: Session, row: type[Base], key: str, values: Mapping[str, Any]) -> int:

@@ -1,0 +1,21 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["CheckpointEvery", "Database", "Json", "MemoryLimit", "Timeout"]
+
+Database = Annotated[str, typer.Option("--db", envvar="HARNESS_DB", help="Results database: a file or a URL.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Timeout = Annotated[
+    float, typer.Option(min=1, help="End a run as hung after so many seconds without any sign of life from it.")
+]
+MemoryLimit = Annotated[
+    float | None, typer.Option(min=0.5, help="GiB that a run may take. Default: whatever the machine has.")
+]
+CheckpointEvery = Annotated[
+    float, typer.Option(min=0, help="Seconds between two checkpoints: at most so much work is lost.")
+]

@@ -1,0 +1,46 @@
+"""`harness resume`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import CheckpointEvery, Database, Json, MemoryLimit, Timeout
+from harness.cli.output import out, print_json, say
+from harness.cli.sweep import execute
+
+__all__ = ["resume"]
+
+
+def resume(
+    experiment: Annotated[
+        str | None, typer.Option(help="Experiment to go on with. Default: the newest that has not completed.")
+    ] = None,
+    db: Database = "benchmark.db",
+    timeout: Timeout = 1800.0,
+    memory_limit: MemoryLimit = None,
+    checkpoint_every: CheckpointEvery = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Go on with what was interrupted, lost, failed or never begun, from the last checkpoint where there is one.
+
+    Exit codes: those of `harness run`; 0 too where there is nothing to do.
+
+    Examples:
+
+      harness resume
+
+      harness resume --experiment "my sweep" --db team.db
+    """
+    from harness.store import open_store
+
+    with open_store(db, create=False, say=say) as store:
+        sweeps = store.unfinished_sweeps(experiment)
+        if not sweeps:
+            if as_json:
+                print_json({"experiment": experiment, "runs": [], "ensembles": []})
+            else:
+                out.print("Nothing to go on with: every run has completed.")
+            return
+        execute(store, sweeps[0], db, timeout, memory_limit, checkpoint_every, as_json)

@@ -1,0 +1,121 @@
+"""A sweep as a person sees it: progress, interrupts, the table at the end. `run` and `resume` share it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import typer
+
+from harness.cli.output import err, escape, out, print_json
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.results import Sweep
+    from harness.store import Store
+
+__all__ = ["command", "execute"]
+
+
+def execute(
+    store: Store,
+    sweep: Sweep,
+    db: str,
+    timeout: float,
+    memory_limit: float | None,
+    checkpoint_every: float,
+    as_json: bool,
+) -> None:
+    """Execute a sweep, show it, and end with the exit code that it deserves."""
+    from harness.cli.display import RunDisplay
+    from harness.cli.tables import accuracy_table, ensemble_json, run_json
+    from harness.experiment import Execution, run_sweep
+    from harness.launch import Limits
+    from harness.results import Selection
+    from harness.store import shown_url
+
+    name = sweep.experiment.name
+    shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
+    named = f" --experiment {shlex.quote(name)}"
+    memory = int(memory_limit * 2**30) if memory_limit else None
+    with _stop_when_told(f"harness resume{shown}{named}") as stopping:
+        execution = Execution(Limits(timeout, memory), checkpoint_every, stopping)
+        with RunDisplay(err, len(sweep.run_ids)) as display:
+            outcome = run_sweep(sweep, store, execution, display.show)
+    runs = store.runs(Selection(ids=outcome.run_ids), epochs=as_json)
+
+    for complaint in outcome.complaints:
+        err.print(f"[bold red]failed:[/] {escape(complaint)}", soft_wrap=True)
+    if as_json:
+        print_json(
+            {
+                "experiment": name,
+                "runs": [run_json(item) for item in sorted(runs, key=lambda run: run.id)],
+                "ensembles": [ensemble_json(item) for item in outcome.ensembles],
+            }
+        )
+    else:
+        dataset = runs[0].dataset
+        synthetic = ", synthetic images" if dataset.synthetic else ""
+        out.print(accuracy_table(runs, outcome.ensembles, f"{name} ({dataset.name}{synthetic})"))
+        out.print("Share and number of test images right; below, the Wilson 95 % interval in %.", style="dim")
+        out.print(escape(f"Next: harness report{shown}{named}    harness runs list{shown}"), soft_wrap=True)
+    unfinished = [run for run in runs if run.status != "completed"]
+    if outcome.interrupted:
+        err.print(
+            f"[bold]Interrupted,[/] {len(runs) - len(unfinished)} of {len(runs)} runs completed. What was recorded is "
+            f"kept. Go on with: harness resume{escape(shown + named)}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)
+    if outcome.complaints or unfinished:
+        raise typer.Exit(1)
+
+
+def command() -> str:
+    """Return what was typed, with what a database URL hides left out."""
+    from harness.store import shown_url
+
+    def shown(word: str) -> str:
+        option, equals, value = word.partition("=") if word.startswith("--db=") else ("", "", word)
+        if "://" not in value:
+            return word
+        try:
+            return f"{option}{equals}{shown_url(value)}"
+        except HarnessError:
+            return f"{option}{equals}URL"
+
+    return shlex.join(["harness", *map(shown, sys.argv[1:])])
+
+
+@contextmanager
+def _stop_when_told(resume: str) -> Iterator[Callable[[], bool]]:
+    """Yield whether somebody wants to stop: by an interrupt, a closed terminal, or a job that is cancelled.
+
+    The first time the run in progress writes a checkpoint and all is recorded; the second time this process leaves at
+    once, which leaves the run to be found as lost.
+    """
+    told = False
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            os.write(2, f"\nLeft at once; what was recorded is kept. Go on with: {resume}\n".encode())
+            os._exit(130)
+        told = True
+        os.write(2, b"\nStopping at the next checkpoint; once more to leave at once.\n")
+
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, tell) for number in heeded}
+    try:
+        yield lambda: told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
