@@ -227,7 +227,7 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named set of runs and ensembles. ``commands`` is what users typed for it, oldest first, without passwords."""
+    """A named set of runs and ensembles. ``commands`` is what users typed for it, each once, without passwords."""
 
     id: int
     name: str

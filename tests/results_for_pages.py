@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from harness.results import (
     WeightsRecord,
 )
 from harness.store import Store
+from support import begin_run
 
 CPU = "Test CPU @ 2.00GHz"
 
@@ -122,16 +124,17 @@ def stage_events(
             Prediction(split.name, logits(split, accuracy + (0.06 if split.name == "val" else 0), seed + index))
             for split in data.splits
         )
-        events.append(StageResult(name, best, epochs * (4916 / speed + 2), speed, predictions))
+        events.append(StageResult(name, best, epochs * (4916 / speed + 2), speed, predictions, "7" * 64, "8" * 64))
         events.append(Measurement("rss_peak", "B", np.array([(1.1 + 0.6 * index) * 2**30]), CPU, stage=name))
     return events
 
 
 def add_run(
     store: Store,
-    experiment: Experiment,
+    experiment: str,
     backbone: str,
     *,
+    command: str = "harness run",
     data: DatasetRecord,
     accuracies: Sequence[float] = (0.86, 0.84),
     weights: str = "imagenet",
@@ -146,8 +149,10 @@ def add_run(
 ) -> int:
     """Store a run, up to ``stop_after`` epochs of its first stage where that is given."""
     draws = np.random.default_rng([seed, len(backbone)])
-    run_id = store.start_run(
+    run_id = begin_run(
+        store,
         experiment,
+        command=command,
         backbone=backbone,
         schedule="paper",
         seed=seed,
@@ -221,25 +226,24 @@ def add_vote(store: Store, experiment: Experiment, run_ids: Sequence[int], stage
 def table_one(store: Store) -> Experiment:
     """Store an experiment with everything in it: pretrained and random runs, a failed, a running one, and the vote."""
     data = dataset()
-    experiment = store.experiment(
-        "Table 1 on chest X-rays", "harness run --plugins alexnet,googlenet,efficientnet_lite0 --data chest-xray"
-    )
+    experiment = "Table 1 on chest X-rays"
+    add = partial(add_run, command="harness run --plugins alexnet,googlenet,efficientnet_lite0 --data chest-xray")
     ids = [
-        add_run(
+        add(
             store, experiment, "alexnet", data=data, accuracies=(0.8526, 0.8269), latency=0.011, parameters=57_012_034
         ),
-        add_run(
+        add(
             store, experiment, "googlenet", data=data, accuracies=(0.74, 0.70), weights="random", latency=0.034,
             seed=3, parameters=5_601_954,
         ),
-        add_run(
+        add(
             store, experiment, "efficientnet_lite0", data=data, accuracies=(0.872, 0.899), frozen=12, finetune=5,
             latency=0.021, seed=6, parameters=3_373_570,
         ),
     ]  # fmt: skip
     for stage in ("frozen", "finetune"):
-        add_vote(store, experiment, ids, stage)
-    add_run(
+        add_vote(store, store.run(ids[0]).experiment, ids, stage)
+    add(
         store,
         experiment,
         "inception_v3",
@@ -252,5 +256,5 @@ def table_one(store: Store) -> Experiment:
             'Traceback (most recent call last):\n  File "harness/engine/run.py", line 40\nRuntimeError: sizes',
         ),
     )
-    add_run(store, experiment, "densenet121", data=data, stop_after=7, status=None)
-    return experiment
+    add(store, experiment, "densenet121", data=data, stop_after=7, status=None)
+    return store.run(ids[0]).experiment

@@ -14,6 +14,7 @@ from harness.cli.plugins import plugins
 from harness.cli.report import report
 from harness.cli.resume import resume
 from harness.cli.run import run
+from harness.cli.verify_resume import verify_resume
 from harness.errors import BrokenPluginError, HarnessError
 
 __all__ = ["app", "main"]
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(resume)
+app.command("verify-resume", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(verify_resume)
 app.command()(report)
 app.add_typer(runs.app, name="runs")
 app.command()(plugins)

@@ -43,7 +43,7 @@ __all__ = ["to_ensembles", "to_experiment", "to_runs"]
 
 def to_experiment(row: ExperimentRow) -> Experiment:
     """Return an experiment from a row with its sweeps loaded."""
-    return Experiment(row.id, row.name, row.created_at, tuple(sweep.command for sweep in row.sweeps))
+    return Experiment(row.id, row.name, row.created_at, tuple(dict.fromkeys(sweep.command for sweep in row.sweeps)))
 
 
 def to_runs(rows: Iterable[RunRow], lost: Collection[int], *, epochs: bool, everything: bool) -> Iterator[Run]:

@@ -84,11 +84,11 @@ class Store:
     """An open results database; :func:`harness.store.open_store` makes one.
 
     Every method raises :class:`~harness.errors.StoreError` where the database cannot be read or written. What was
-    recorded before an error is kept.
+    recorded before an error is kept. ``database`` is for the other modules of this package.
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def __enter__(self) -> Store:
         return self
@@ -100,7 +100,7 @@ class Store:
 
     def close(self) -> None:
         """Close every connection."""
-        self._database.engine.dispose()
+        self.database.engine.dispose()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -365,15 +365,17 @@ class Store:
 
     def unfinished_sweeps(self, experiment: str | None = None) -> list[Sweep]:
         """Return sweeps of which a run has not completed, newest first; of one experiment alone where it is named."""
+        unfinished = (
+            select(SweepRunRow.sweep_id)
+            .join(RunRow, RunRow.id == SweepRunRow.run_id)
+            .where(RunRow.status.in_(["planned", "running", "failed", "interrupted"]))
+        )
         query = (
             select(SweepRow)
             .join(SweepRow.experiment)
-            .join(SweepRunRow, SweepRunRow.sweep_id == SweepRow.id)
-            .join(RunRow, RunRow.id == SweepRunRow.run_id)
-            .where(RunRow.status != "completed")
+            .where(SweepRow.id.in_(unfinished))
             .order_by(SweepRow.created_at.desc(), SweepRow.id.desc())
             .options(selectinload(SweepRow.experiment).selectinload(ExperimentRow.sweeps))
-            .distinct()
         )
         if experiment is not None:
             query = query.where(ExperimentRow.name == experiment)
@@ -459,16 +461,16 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
-        with explained(self._database.name), Session(self._database.writer) as session, session.begin():
+        with explained(self.database.name), Session(self.database.writer) as session, session.begin():
             yield session
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with explained(self._database.name), Session(self._database.engine) as session:
+        with explained(self.database.name), Session(self.database.engine) as session:
             yield session
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise StoreError(f"results database {self._database.name}: {reason}")
+        raise StoreError(f"results database {self.database.name}: {reason}")
 
     def _run_row(self, session: Session, run_id: int, *loaded: ORMOption, with_for_update: bool = False) -> RunRow:
         possible = 0 < run_id < 2**31

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 from sqlalchemy import (
     BigInteger,
@@ -84,7 +84,7 @@ STRING: /"(?:""|\\.|[^"\\])*"|'(?:''|\\.|[^'\\])*'/s
 _EXPECTED = (
     ("STRING", "a value"),
     ("WORD", "a field"),
-    ("OPERATOR", "one of =, !=, <, <=, >, >=, ~, in, not in, is null, is not null"),
+    ("OPERATOR", "=, !=, <, <=, >, >=, ~, in, not in, is null or is not null"),
     ("_NULL", "null or not null"),
     ("_IN", "in"),
     ("COMMA", "a comma or )"),
@@ -96,7 +96,6 @@ _EXPECTED = (
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:(?:[eE][+-]?[0-9]+)?|%)")
 _CONFIG_PATH = re.compile(r"config((?:\.(?:[A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})){1,16})")
 _CONFIG = "config.KEY"
-_QUOTES = "'\""
 _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -109,9 +108,10 @@ _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
 
 
 class _Config(FunctionElement[Any]):
-    """A value in a run's configuration, if it is there and of that kind; else NULL."""
+    """What a subclass wants of a value in a run's configuration; NULL where it is none, or null."""
 
     inherit_cache = True
+    wanted: ClassVar[str]
 
     def __init__(self, *path: str | int) -> None:
         steps = (f"[{part}]" if isinstance(part, int) else f'."{part}"' for part in path)
@@ -120,17 +120,19 @@ class _Config(FunctionElement[Any]):
 
 
 class _ConfigKind(_Config):
-    """Which type it is of, be it none of these two."""
+    """The value's type, in the database's words."""
 
     type = Text()
     inherit_cache = True
+    wanted = "kind"
 
 
 class _ConfigText(_Config):
-    """``true`` and ``false`` are text as well."""
+    """A text; ``true`` and ``false`` are texts as well."""
 
     type = PlainText()
     inherit_cache = True
+    wanted = "text"
 
 
 class _ConfigNumber(_Config):
@@ -138,6 +140,7 @@ class _ConfigNumber(_Config):
 
     type = Double()
     inherit_cache = True
+    wanted = "number"
 
 
 @compiles(_Config)
@@ -145,10 +148,10 @@ def _config_on_sqlite(element: _Config, compiler: SQLCompiler, **kw: Any) -> str
     config, path, _ = (compiler.process(each, **kw) for each in element.clauses)
     kind, value = f"json_type({config}, {path})", f"json_extract({config}, {path})"
     return {
-        _ConfigKind: f"nullif({kind}, 'null')",
-        _ConfigText: f"CASE {kind} WHEN 'text' THEN {value} WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' END",
-        _ConfigNumber: f"CASE WHEN {kind} IN ('integer', 'real') THEN {value} END",
-    }[type(element)]
+        "kind": f"nullif({kind}, 'null')",
+        "text": f"CASE {kind} WHEN 'text' THEN {value} WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' END",
+        "number": f"CASE WHEN {kind} IN ('integer', 'real') THEN {value} END",
+    }[element.wanted]
 
 
 @compiles(_Config, "postgresql")
@@ -159,14 +162,14 @@ def _config_on_postgresql(element: _Config, compiler: SQLCompiler, **kw: Any) ->
     cleaned = rf"regexp_replace({config}::text, '{odd}', '\\ufffd', 'gi')::json"
     readable = rf"CASE WHEN strpos({config}::text, '\u') > 0 THEN {cleaned} ELSE {config} END"
     result = {
-        _ConfigKind: "nullif(kind, 'null')",
-        _ConfigText: "CASE WHEN kind IN ('string', 'boolean') THEN text END",
-        # Nothing but a number is cast, and none of so many digits that a double cannot hold it.
-        _ConfigNumber: "CASE WHEN kind = 'number' AND length(text) < 300 THEN text::double precision END",
-    }[type(element)]
-    looked_up = f"SELECT ({readable}) #> ({path})::text[] AS value"
-    typed = f"SELECT json_typeof(value) AS kind, value #>> '{{}}' AS text FROM ({looked_up}) AS looked_up"
-    return f"(SELECT {result} FROM ({typed}) AS typed)"  # noqa: S608
+        "kind": "nullif(kind, 'null')",
+        "text": "CASE WHEN kind IN ('string', 'boolean') THEN text END",
+        # Nothing but a number is cast, and an integer beyond all doubles is put at their end.
+        "number": "CASE WHEN kind = 'number' THEN greatest(-1e308, least(1e308, text::numeric))::double precision END",
+    }[element.wanted]
+    looked_up = f"(SELECT ({readable}) #> ({path})::text[] AS value) AS looked_up"
+    typed = f"(SELECT json_typeof(value) AS kind, value #>> '{{}}' AS text FROM {looked_up}) AS typed"  # noqa: S608
+    return f"(SELECT {result} FROM {typed})"  # noqa: S608
 
 
 class _Ordered(FunctionElement[str]):
@@ -285,16 +288,18 @@ def _parse(text: str) -> Tree[Token]:
     try:
         return _parser().parse(text)
     except UnexpectedCharacters as error:
-        position, character = error.pos_in_stream + 1, text[error.pos_in_stream]
-        if character in _QUOTES:
-            raise _error(f"the quote at position {position} is never closed") from None
-        raise _error(f"{character!r} at position {position} says nothing; quote a value that holds it") from None
+        index = error.pos_in_stream or 0
+        if text[index] in "'\"":
+            raise _error(f"the quote at position {index + 1} is never closed") from None
+        raise _error(
+            f"{text[index]!r} at position {index + 1} is no part of a filter; quote a value that holds it"
+        ) from None
     except UnexpectedToken as error:
         token, accepted = error.token, error.accepts or set()
         expected = next(words for name, words in _EXPECTED if name in accepted)
         if token.type == "$END":
             raise _error(f"the filter ends where {expected} should follow") from None
-        hint = "; quote a value that holds spaces" if token.type == "WORD" else ""
+        hint = "; quote a value that holds spaces" if token.type == "WORD" and expected.startswith("and") else ""
         raise _error(f"expected {expected} at position {_position(token)}, found {_shown(token)}{hint}") from None
 
 
@@ -349,7 +354,7 @@ def _holds(name: Token, sign: str, values: Sequence[Token], status: ColumnElemen
         near = did_you_mean(name.lower(), FIELDS)
         raise _error(f"no field is called {_shown(name)} (position {_position(name)}). {near}")
     column = status if found.column is None else found.column
-    if found.column is None and sign == "=":
+    if found.column is None and sign != "~":
         _check_status(values)
     condition = _compared(column, sign, [_value(each, name, found.kind, sign) for each in values])
     for link in reversed(found.through):

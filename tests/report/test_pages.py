@@ -74,7 +74,7 @@ def test_random_weights_failures_and_unfinished_runs_are_plain_to_see(store: Sto
 
 
 def test_synthetic_images_are_announced_on_every_page(store: Store, tmp_path: Path) -> None:
-    experiment = store.experiment("phantom", "harness run")
+    experiment = "phantom"
     add_run(store, experiment, "resnet18", data=dataset(name="phantom", synthetic=True))
     index = render_report(store, tmp_path / "pages")
     for page in (index, index.parent / "runs" / "1.html"):
@@ -92,8 +92,8 @@ def test_the_same_database_gives_the_same_bytes(store: Store, tmp_path: Path) ->
 
 def test_hostile_text_stays_text(store: Store, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    experiment = store.experiment(f"exp {evil}", f"harness run {evil}")
-    add_run(store, experiment, f"net {evil}", data=dataset())
+    experiment = f"exp {evil}"
+    add_run(store, experiment, f"net {evil}", data=dataset(), command=f"harness run {evil}")
     add_run(store, experiment, "b", data=dataset(), stop_after=0, status="failed", failure=Failure("E", evil, evil))
     index = render_report(store, tmp_path / "pages")
     for page in index.parent.rglob("*.html"):
@@ -119,7 +119,7 @@ def test_nothing_is_fetched(store: Store, tmp_path: Path) -> None:
 
 def test_other_experiments_have_pages_of_their_own(store: Store, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        add_run(store, store.experiment(name, "harness run"), "resnet18", data=dataset())
+        add_run(store, name, "resnet18", data=dataset())
     index = render_report(store, tmp_path / "pages")
     assert "second" in _text(index)
     assert (index.parent / "experiments" / "1.html").is_file()

@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def _runs(store: Store, *accuracies: float) -> list[Run]:
-    experiment = store.experiment("e", "harness run")
+    experiment = "e"
     ids = [
         add_run(store, experiment, f"net{number}", data=dataset(), accuracies=(accuracy, accuracy - 0.1), seed=number)
         for number, accuracy in enumerate(accuracies)
@@ -61,9 +61,10 @@ def test_a_network_no_better_than_the_commonest_class_is_called_that(store: Stor
 
 
 def test_runs_on_different_test_images_get_no_common_answer(store: Store) -> None:
-    experiment = store.experiment("e", "harness run")
+    experiment = "e"
     ids = [add_run(store, experiment, tag, data=dataset(tag=tag)) for tag in ("a", "b")]
-    view = experiment_view(experiment, [store.run(run_id) for run_id in ids], [])
+    runs = [store.run(run_id) for run_id in ids]
+    view = experiment_view(runs[0].experiment, runs, [])
     assert "no common answer" in view.answer.lead
     assert view.several_datasets
     assert view.baseline is None
@@ -79,7 +80,7 @@ def test_an_ensemble_is_compared_with_its_best_member(store: Store) -> None:
 
 
 def test_a_departure_from_the_paper_is_named_with_its_runs(store: Store) -> None:
-    experiment = store.experiment("e", "harness run")
+    experiment = "e"
     ids = [add_run(store, experiment, "alexnet", data=dataset(), frozen=epochs) for epochs in (25, 2)]
     found = deviations(load_paper(), [store.run(run_id) for run_id in ids])
     assert found == (
@@ -89,10 +90,10 @@ def test_a_departure_from_the_paper_is_named_with_its_runs(store: Store) -> None
 
 
 def test_the_papers_columns_appear_only_beside_its_networks_or_images(store: Store) -> None:
-    experiment = store.experiment("e", "harness run")
+    experiment = "e"
     run = store.run(add_run(store, experiment, "vit", data=dataset(name="flowers")))
-    assert experiment_view(experiment, [run], []).paper is None
-    assert experiment_view(experiment, [replace(run, backbone="alexnet")], []).paper is not None
+    assert experiment_view(run.experiment, [run], []).paper is None
+    assert experiment_view(run.experiment, [replace(run, backbone="alexnet")], []).paper is not None
 
 
 def test_epochs_that_are_not_finite_leave_a_gap(store: Store) -> None:
@@ -131,7 +132,7 @@ def test_latency_is_summarised_from_every_sample(store: Store) -> None:
 
 
 def test_a_run_that_failed_at_once_has_a_page(store: Store) -> None:
-    experiment = store.experiment("e", "harness run")
+    experiment = "e"
     failed = add_run(
         store,
         experiment,
@@ -170,7 +171,7 @@ def test_numbers_as_people_read_them(text: str, expected: str) -> None:
 
 
 def test_thirty_runs_take_seconds(store: Store, tmp_path: Path) -> None:
-    experiment = store.experiment("many", "harness run")
+    experiment = "many"
     for seed in range(30):
         add_run(store, experiment, f"net{seed % 10}", data=dataset(), seed=seed, frozen=5, finetune=3)
     begin = time.perf_counter()

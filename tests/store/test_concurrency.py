@@ -19,7 +19,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from harness.results import (
-    DatasetRecord, Environment, EpochResult, Prediction, RunSetup, SplitRecord, StageResult, StageStarted, WeightsRecord
+    DatasetRecord, Environment, EpochResult, PlannedRun, Prediction, RunSetup, SplitRecord, StageResult, StageStarted,
+    WeightsRecord,
 )
 from harness.store import open_store
 worker, epochs, *urls = sys.argv[1:]
@@ -29,18 +30,18 @@ splits = tuple(SplitRecord(name, ids, ids, labels) for name in ("val", "test"))
 data = DatasetRecord("d", "f" * 64, ("a", "b"), {}, True, "", "", splits)
 logits = np.eye(2, dtype=np.float32)[labels]
 setup = RunSetup(Environment("cpu", "cpu", "3", "2", {}), WeightsRecord("random", "", None), 1)
-same = {"schedule": "paper", "seed": 0, "config": {}, "config_hash": "c", "plugins": ()}
 print("ready", flush=True)
 sys.stdin.readline()
 for url in urls:
     with open_store(url) as store:
-        experiment = store.experiment("table1", worker)
-        run = store.start_run(experiment, backbone=worker, dataset=data, **same)
+        planned = PlannedRun(worker, "paper", 0, {}, worker, ())
+        (run,) = store.plan([planned], data, command=worker, experiment="table1").run_ids
+        assert store.begin(run)
         store.record(run, setup)
         store.record(run, StageStarted("frozen", 0, int(epochs), 1))
         for epoch in range(int(epochs) if url == urls[-1] else 1):
             store.record(run, EpochResult("frozen", epoch + 1, *[float(worker)] * 7))
-        store.record(run, StageResult("frozen", 1, 1.0, 1.0, tuple(Prediction(s, logits) for s in ("val", "test"))))
+        store.record(run, StageResult("frozen", 1, 1.0, 1.0, tuple(Prediction(s, logits) for s in ("val", "test")), "7", "8"))
         store.finish_run(run, "completed")
 """
 
@@ -65,7 +66,7 @@ def test_processes_share_a_fresh_database(url, tmp_path):
     together(*fresh, url)
     for path in [*fresh, url]:
         with open_store(path, create=False) as store:
-            runs = store.runs()
+            runs = store.runs(epochs=True)
             assert sorted(int(run.backbone) for run in runs) == list(range(PROCESSES))
             assert {run.status for run in runs} == {"completed"}
             assert len({run.uid for run in runs}) == PROCESSES

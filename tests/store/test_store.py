@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -19,16 +20,20 @@ from harness.results import (
     Measurement,
     Member,
     Note,
+    PlannedRun,
     PluginRecord,
     Prediction,
     Progress,
     RunSetup,
+    Selection,
     SplitRecord,
     StageResult,
     StageStarted,
     WeightsRecord,
 )
 from harness.store import models
+from harness.store.alive import this_worker
+from support import begin_run
 
 PLUGINS = (
     PluginRecord("backbone", "resnet18", "transfer-harness", "0.1.0"),
@@ -77,13 +82,16 @@ def result(stage="frozen", val=3, test=4, classes=2):
         12.5,
         800.125,
         tuple(Prediction(name, rng.normal(size=(n, classes)).astype(np.float32)) for name, n in predictions),
+        "7" * 64,
+        "8" * 64,
     )
 
 
 def start(store, experiment="table1", backbone="resnet18", data=None, **more):
     given = {"schedule": "paper", "seed": 2**32 - 1, "config": {"b": [1, None, "ü"], "a": {}}, "config_hash": "c" * 64}
-    return store.start_run(
-        store.experiment(experiment, "harness run"),
+    return begin_run(
+        store,
+        experiment,
         backbone=backbone,
         plugins=PLUGINS,
         dataset=data or dataset(),
@@ -109,7 +117,7 @@ def same(left, right):
 
 
 def count(store, row):
-    with Session(store._database.engine) as session:
+    with Session(store.database.engine) as session:
         return session.scalar(select(func.count()).select_from(row))
 
 
@@ -163,7 +171,7 @@ def test_the_end_of_a_stage_is_judged_against_the_labels(store):
     val = np.array([[1, 0], [0, 1], [1, 0]], np.float32)  # labels 0 1 1: two of three
     test = np.array([[0, 3], [2, 0], [1, 0], [np.nan, 0]], np.float32)  # labels 1 0 1 1; NaN is no class
     predictions = (Prediction("val", val), Prediction("test", test))
-    store.record(run_id, StageResult("frozen", 1, 1.0, 1.0, predictions))
+    store.record(run_id, StageResult("frozen", 1, 1.0, 1.0, predictions, "7", "8"))
     stage = store.run(run_id).stages[0]
     assert stage.val_accuracy == pytest.approx(2 / 3)
     assert (stage.test_images, stage.test_correct, stage.test_accuracy) == (4, 2, 0.5)
@@ -173,7 +181,9 @@ def test_the_end_of_a_stage_is_judged_against_the_labels(store):
 
     other = start(store)
     store.record(other, StageStarted("frozen", 0, 1, 1))
-    store.record(other, StageResult("frozen", 1, 1.0, 1.0, (Prediction("test", np.nan_to_num(test, nan=0.5)),)))
+    store.record(
+        other, StageResult("frozen", 1, 1.0, 1.0, (Prediction("test", np.nan_to_num(test, nan=0.5)),), "7", "8")
+    )
     assert store.run(other).stages[0].test_auc == pytest.approx(1.0)
 
 
@@ -182,10 +192,12 @@ def test_the_end_of_a_stage_is_judged_against_the_labels(store):
     [
         (result(test=5), r"'test'.*\(5, 2\).*\(4, 2\)"),
         (result(classes=3), r"'val'.*\(3, 3\).*\(3, 2\)"),
-        (StageResult("frozen", 1, 1, 1, (Prediction("train", np.zeros((1, 2), np.float32)),)), "'train'.*not stored"),
+        (
+            StageResult("frozen", 1, 1, 1, (Prediction("train", np.zeros((1, 2), np.float32)),), "7", "8"),
+            "'train'.*not stored",
+        ),
         (result("finetune"), "has not begun a stage 'finetune'"),
         (epoch("finetune"), "has not begun a stage 'finetune'"),
-        (StageStarted("frozen", 1, 1, 1), "(?i)unique"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_no_trace(store, bad, says):
@@ -217,7 +229,7 @@ def test_an_unknown_run_is_named(store, run_id):
             attempt()
 
 
-def test_runs_are_filtered_newest_first_in_few_queries(store):
+def test_runs_are_listed_newest_first_in_few_queries(store):
     ids = [start(store, f"e{i % 2}", "alexnet" if i < 3 else "resnet18") for i in range(6)]
     for run_id in ids:
         store.record(run_id, SETUP)
@@ -227,40 +239,192 @@ def test_runs_are_filtered_newest_first_in_few_queries(store):
     store.record(ids[0], result())
     store.finish_run(ids[0], "completed")
     statements = []
-    event.listen(store._database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-    listed = store.runs()
-    assert sum(text.startswith("SELECT") for text in statements) <= 6
+    event.listen(store.database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    listed = store.runs(epochs=True)
+    assert sum(text.startswith("SELECT") for text in statements) <= 12
     assert [run.id for run in listed] == ids[::-1]
     assert listed[-1].stages[0].test_images == 4
     assert listed[-1].stages[0].epochs == (epoch(),)
     assert not listed[-1].stages[0].predictions
     assert listed[0].dataset.splits == ()
     assert listed[0].dataset is listed[1].dataset
-    assert [run.id for run in store.runs(experiment="e1")] == [ids[5], ids[3], ids[1]]
-    assert [run.id for run in store.runs(experiment="e1", backbone="alexnet")] == [ids[1]]
-    assert [run.id for run in store.runs(status="completed")] == [ids[0]]
-    assert [run.id for run in store.runs(limit=2)] == [ids[5], ids[4]]
-    assert store.runs(experiment="e2") == []
+    assert store.runs()[-1].stages[0].epochs == ()
+
+    def chosen(**selection):
+        runs = store.runs(Selection(**selection))
+        assert store.count(Selection(**{**selection, "limit": None, "offset": 0})) >= len(runs)
+        assert store.run_ids(Selection(**selection)) == [run.id for run in runs]
+        return [run.id for run in runs]
+
+    assert chosen(experiment="e1") == [ids[5], ids[3], ids[1]]
+    assert chosen(experiment="e1", backbone="alexnet") == [ids[1]]
+    assert chosen(status="completed") == [ids[0]]
+    assert chosen(limit=2) == [ids[5], ids[4]]
+    assert chosen(limit=2, offset=1) == [ids[4], ids[3]]
+    assert chosen(where="accuracy >= 0 and backbone = alexnet") == [ids[0]]
+    assert chosen(sort="accuracy")[0] == ids[0], "runs without a figure come last"
+    assert chosen(sort="accuracy", descending=False)[0] == ids[0]
+    assert chosen(ids=(ids[2], ids[4])) == [ids[4], ids[2]]
+    assert chosen(experiment="e2") == []
 
 
-def test_an_experiment_is_found_again_and_keeps_its_last_command(store):
-    first = store.experiment("table1", "harness run a")
-    second = store.experiment("other", "harness run b")
-    again = store.experiment("table1", "harness run c")
-    assert (again.id, again.created_at, again.command) == (first.id, first.created_at, "harness run c")
-    assert store.experiments() == [second, again]
+# --- plans and attempts ------------------------------------------------------------------------------------------------
+
+
+def planned(name, seed=0):
+    return PlannedRun(name, "paper", seed, {"backbone": name}, f"{name}{seed}", PLUGINS)
+
+
+def test_the_same_plan_is_the_same_sweep_and_another_shares_its_runs(store):
+    first = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"])
+    again = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"])
+    assert again.experiment == first.experiment
+    assert again.run_ids == first.run_ids
+    assert (first.reused, again.reused) == (frozenset(), frozenset(first.run_ids))
+
+    wider = store.plan([planned("a"), planned("c")], dataset(), command="two", experiment="wider")
+    assert wider.run_ids[0] == first.run_ids[0]
+    assert [e.name for e in store.run(wider.run_ids[0]).experiments] == [first.experiment.name, "wider"]
+    assert store.run(wider.run_ids[1]).experiment.commands == ("two",)
+
+    elsewhere = store.plan([planned("a")], dataset("a" * 64), command="three")
+    assert elsewhere.run_ids[0] not in (*first.run_ids, *wider.run_ids), "other images make another run"
+    anew = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"], repeat=True)
+    assert not set(anew.run_ids) & set(first.run_ids)
+
+
+def test_a_run_is_done_once_by_one_process(store):
+    (run_id,) = store.plan([planned("a")], dataset(), command="x").run_ids
+    assert store.run(run_id).status == "planned"
+    assert store.begin(run_id)
+    assert not store.begin(run_id), "this very process is at it"
+    store.record(run_id, Failure("died", "words"))
+    store.finish_run(run_id, "failed")
+    assert store.run(run_id).failure.message == "words"
+    assert store.begin(run_id)
+    store.finish_run(run_id, "completed")
+    assert not store.begin(run_id)
+    run = store.run(run_id)
+    assert run.failure is None
+    assert [(attempt.number, attempt.outcome) for attempt in run.attempts] == [(1, "failed"), (2, "completed")]
+    assert run.attempts[0].failure.message == "words", "what went wrong is kept"
+    assert store.unfinished_sweeps() == []
+
+
+def test_unfinished_sweeps_keep_their_order_and_ensembles(store):
+    store.plan([planned("a")], dataset(), command="x", experiment="old")
+    newer = store.plan([planned("c"), planned("b")], dataset(), command="y", ensembles=["vote"], experiment="new")
+    found = store.unfinished_sweeps()
+    assert [sweep.experiment.name for sweep in found] == ["new", "old"]
+    assert (found[0].run_ids, found[0].ensembles) == (newer.run_ids, ("vote",))
+    assert [sweep.experiment.name for sweep in store.unfinished_sweeps("old")] == ["old"]
+
+
+def attempt_of(store, run_id, **values):
+    with Session(store.database.writer) as session, session.begin():
+        row = session.get(models.AttemptRow, (run_id, 1))
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+def test_a_run_whose_process_is_gone_is_lost_and_can_be_taken_up(store):
+    run_id = start(store)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    attempt_of(store, run_id, pid=ended.pid)
+    assert store.run(run_id).status == "lost"
+    assert store.run_ids(Selection(status="lost")) == store.run_ids(Selection(where="status = lost")) == [run_id]
+    assert store.run_ids(Selection(status="running")) == []
+    assert store.begin(run_id)
+    assert [attempt.outcome for attempt in store.run(run_id).attempts] == ["lost", None]
+    assert store.run(run_id).status == "running"
+
+
+def test_another_process_of_the_same_number_is_not_the_runs(store):
+    run_id = start(store)
+    attempt_of(store, run_id, process_started=this_worker().started - 100)
+    assert store.run(run_id).status == "lost"
+
+
+def test_on_another_machine_silence_tells(store):
+    run_id = start(store)
+    attempt_of(store, run_id, host="elsewhere")
+    assert store.run(run_id).status == "running"
+    attempt_of(store, run_id, heartbeat_at=datetime.now(UTC) - timedelta(minutes=10))
+    assert store.run(run_id).status == "lost"
+    store.heartbeat(run_id)
+    assert store.run(run_id).status == "running"
+
+
+def test_what_is_recorded_twice_is_there_once(store):
+    run_id = start(store)
+    for _ in range(2):
+        for stored in (SETUP, StageStarted("frozen", 0, 2, 1), epoch(), epoch(number=2), result(), *MEASUREMENTS):
+            store.record(run_id, stored)
+    store.record(run_id, epoch(train_loss=7.0))
+    run = store.run(run_id)
+    assert len(run.stages) == 1
+    assert [found.train_loss for found in run.stages[0].epochs] == [7.0, epoch().train_loss]
+    same(run.measurements, MEASUREMENTS)
+
+
+def test_stages_of_another_machine_go_unless_the_run_was_resumed(store):
+    run_id = start(store)
+    for stored in (SETUP, StageStarted("frozen", 0, 2, 1), epoch()):
+        store.record(run_id, stored)
+    elsewhere = dataclasses.replace(SETUP, environment=dataclasses.replace(SETUP.environment, torch="3.0"))
+    store.record(run_id, dataclasses.replace(elsewhere, resumed=True))
+    assert store.run(run_id).environment.torch == "2.9.0"
+    assert store.run(run_id).stages
+    store.record(run_id, elsewhere)
+    assert store.run(run_id).environment.torch == "3.0"
+    assert store.run(run_id).stages == ()
+
+
+# --- care --------------------------------------------------------------------------------------------------------------
+
+
+def test_tags_and_notes(store):
+    ids = [start(store), start(store)]
+    store.tag(ids, add=["good", "draft"])
+    store.tag(ids[:1], add=["good"], remove=["draft"])
+    store.note(ids[0], "a note")
+    assert [store.run(run_id).tags for run_id in ids] == [("good",), ("draft", "good")]
+    assert store.run_ids(Selection(where="tag = draft")) == ids[1:]
+    assert store.run(ids[0]).note == "a note"
+
+
+def test_deleting_runs_takes_what_hangs_on_them_and_nothing_else(store):
+    ids = [start(store), start(store), start(store, "other", data=dataset("a" * 64, (("val", [1]), ("test", [0, 1]))))]
+    for run_id in ids[:2]:
+        for stored in (SETUP, StageStarted("frozen", 0, 1, 1), epoch(), result(), *MEASUREMENTS):
+            store.record(run_id, stored)
+    table1 = store.run(ids[0]).experiment
+    store.add_ensemble(table1, ensemble((Member(ids[0], "frozen"), Member(ids[1], "frozen"))))
+    store.tag(ids, add=["t"])
+    with pytest.raises(StoreError, match=f"run {ids[0]} is running"):
+        store.delete_runs(ids[:1])
+    for run_id in ids:
+        store.finish_run(run_id, "completed")
+    kept = store.run(ids[1])
+    assert store.delete_runs([ids[0], ids[2]]) == 1
+    same(store.run(ids[1]), kept)
+    assert store.ensembles() == []
+    assert [found.name for found in store.experiments()] == ["table1"]
+    assert [count(store, row) for row in (models.DatasetRow, models.SplitRow, models.StageRow)] == [1, 2, 1]
+    store.delete_runs(ids[1:2])
+    rows = [getattr(models, name) for name in models.__all__ if name.endswith("Row")]
+    assert {row.__name__: n for row in rows if (n := count(store, row))} == {}
+    assert start(store) not in ids, "a number is never used again"
 
 
 def test_equal_content_is_stored_once(store):
-    store.add_dataset(dataset("a" * 64))
-    store.add_dataset(dataset("a" * 64))
-    store.add_dataset(dataset("b" * 64))  # another train
-    store.add_dataset(dataset("c" * 64, (("val", [0, 1, 1]), ("test", [0, 0, 1, 1]))))  # another test label
     for _ in range(2):
         store.record(start(store, data=dataset("a" * 64)), SETUP)
+    start(store, data=dataset("b" * 64))  # another train
+    run_id = start(store, data=dataset("c" * 64, (("val", [0, 1, 1]), ("test", [0, 0, 1, 1]))))  # another test label
     assert [count(store, row) for row in (models.DatasetRow, models.SplitRow, models.EnvironmentRow)] == [3, 3, 1]
-    run = store.run(start(store, data=dataset("c" * 64)))
-    assert run.dataset.splits[1].labels.tolist() == [0, 0, 1, 1]
+    assert store.run(run_id).dataset.splits[1].labels.tolist() == [0, 0, 1, 1]
 
 
 def ensemble(members, **more):
@@ -272,34 +436,23 @@ def ensemble(members, **more):
 
 def test_an_ensemble_comes_back_as_it_went_in(store):
     ids = [start(store, backbone=name) for name in ("googlenet", "alexnet")]
-    experiment = store.experiment("table1", "x")
+    experiment, other = store.run(ids[0]).experiment, store.run(start(store, "other")).experiment
     members = (Member(ids[1], "frozen", "alexnet"), Member(ids[0], "frozen", "googlenet"))
     first = store.add_ensemble(experiment, ensemble(members))
-    second = store.add_ensemble(store.experiment("other", "x"), ensemble(members[::-1], auc=None))
+    second = store.add_ensemble(other, ensemble(members[::-1], auc=None))
     found = store.ensembles()
     assert [record.id for record in found] == [first, second]
     same(found[0], dataclasses.replace(ensemble(members), id=first, dataset=dataclasses.replace(dataset(), splits=())))
     assert (found[1].auc, found[1].accuracy) == (None, 0.75)
     assert [record.id for record in store.ensembles("other")] == [second]
+    third = store.add_ensemble(experiment, ensemble(members, correct=2))
+    assert [(record.id, record.correct) for record in store.ensembles("table1")] == [(third, 2)], "made again"
 
 
 def test_an_ensemble_that_does_not_fit_is_refused(store):
-    experiment = store.experiment("table1", "x")
+    experiment = store.run(start(store)).experiment
     with pytest.raises(StoreError, match="no run 9;"):
         store.add_ensemble(experiment, ensemble((Member(9, "frozen"),)))
     with pytest.raises(StoreError, match=r"scores \(4, 3\)"):
         store.add_ensemble(experiment, ensemble((), scores=np.zeros((4, 3))))
     assert store.ensembles() == []
-
-
-def test_deleting_an_experiment_takes_everything_with_it(store):
-    run_id = start(store)
-    for stored in (SETUP, StageStarted("frozen", 0, 1, 1), epoch(), result(), *MEASUREMENTS):
-        store.record(run_id, stored)
-    store.add_ensemble(store.experiment("table1", "x"), ensemble((Member(run_id, "frozen"),)))
-    with Session(store._database.writer) as session, session.begin():
-        session.execute(models.ExperimentRow.__table__.delete())
-    kept = {"DatasetRow": 1, "DatasetSplitRow": 2, "SplitRow": 2, "EnvironmentRow": 1}
-    rows = [getattr(models, name) for name in models.__all__ if name != "Base"]
-    assert {row.__name__: n for row in rows if (n := count(store, row))} == kept
-    assert start(store) != run_id  # a number is never used again
