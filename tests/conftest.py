@@ -36,8 +36,11 @@ def _install(package: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def harness(tmp_path: Path) -> Harness:
     """Run ``harness ARGS...`` in a fresh folder with a home of its own; keywords are environment variables."""
 
-    def run(*arguments: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "HARNESS_HOME": str(tmp_path / "home"), "COLUMNS": "200", **environment}
+    def run(
+        *arguments: str | Path, timeout: float = 300, **environment: str | Path
+    ) -> subprocess.CompletedProcess[str]:
+        given = {name: str(value) for name, value in environment.items()}
+        env = {**os.environ, "HARNESS_HOME": str(tmp_path / "home"), "COLUMNS": "200", **given}
         env.pop("HARNESS_DB", None)
         return subprocess.run(
             [sys.executable, "-m", "harness", *map(str, arguments)],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,22 +20,31 @@ def copy_sqlite(source: Path, target: Path) -> None:
     """Copy an SQLite database as it is at one moment, whoever writes to it meanwhile, and check the copy.
 
     Raises:
-        StoreError: the copy is damaged, as the source is then.
-        sqlite3.Error: it cannot be read or written.
+        StoreError: it cannot be read or written, or the copy is damaged, as the source is then.
     """
     partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
     try:
-        uri = f"{source.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as reader, closing(sqlite3.connect(partial)) as writer:
+        partial.unlink(missing_ok=True)
+        with closing(_open_to_read(source)) as reader, closing(sqlite3.connect(partial)) as writer:
             reader.backup(writer)
             writer.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
             (verdict,) = writer.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise StoreError(f"results database {source}: the copy is damaged, so this file is too: {verdict}")
         partial.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"results database {source}: it cannot be copied to {target}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    left = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    if not left and not os.access(path.parent, os.W_OK):  # SQLite could not make the files of a reader beside it
+        uri += "&immutable=1"
+    return sqlite3.connect(uri, uri=True)
 
 
 def back_up(connection: Connection, database: Database, revision: str) -> str:

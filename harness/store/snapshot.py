@@ -53,9 +53,7 @@ class Snapshot:
                 for portion in found.mappings().partitions():
                     yield [dict(row) for row in portion]
             except (ValueError, TypeError, OverflowError) as error:
-                raise StoreError(
-                    f"results database {self.name}: a stored value cannot be read: {error}; `harness db check` says more"
-                ) from error
+                raise StoreError(f"results database {self.name}: a stored value cannot be read: {error}") from error
 
     def all(self, query: Select[Any]) -> list[Values]:
         """Return the rows of a query that are few."""

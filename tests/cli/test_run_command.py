@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.analysis.metrics import softmax
-from harness.cli.run import _command
+from harness.cli.sweep import command as typed_command
+from harness.results import Selection
 from harness.store import open_store
 from support import Harness
 
@@ -32,7 +27,7 @@ def test_three_backbones_two_stages_and_the_vote(harness: Harness, test_plugins:
     assert "frozen 2/2: loss" in done.stderr
 
     with open_store(str(tmp_path / "benchmark.db"), create=False) as store:
-        runs = [store.run(run.id) for run in store.runs(experiment="first")]
+        runs = [store.run(run.id) for run in store.runs(Selection(experiment="first"))]
         ensembles = store.ensembles("first")
     assert [run.status for run in runs] == ["completed"] * 3
     for run in runs:
@@ -81,23 +76,32 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(
     assert [e.train_loss for e in first.stages[0].epochs] == [e.train_loss for e in again.stages[0].epochs]
 
 
-def test_failed_plugins_are_failed_runs_and_the_others_go_on(
+def test_every_fault_of_a_plugin_is_one_failed_run_that_says_why(
     harness: Harness, test_plugins: Path, tmp_path: Path
 ) -> None:
-    names = "tiny,import_error,wrong_head,raises,exits,segfaults,diverges,tiny_two"
-    done = harness("run", "--plugins", names, *SHORT, "--json", PYTHONPATH=str(test_plugins))
+    faults = "import_error,wrong_head,raises,exits,exits_hard,segfaults,killed,hangs,eats_memory,diverges"
+    limits = ["--timeout", "8", "--memory-limit", "3"]
+    done = harness("run", "--plugins", f"tiny,{faults},tiny_two", *SHORT, *limits, "--json", PYTHONPATH=test_plugins)
     assert done.returncode == 1
     result = json.loads(done.stdout)
+    status = {run["backbone"]: run["status"] for run in result["runs"]}
+    assert status == {"tiny": "completed", "tiny_two": "completed"} | dict.fromkeys(faults.split(","), "failed")
+    causes = {
+        "import_error": ("plugin", "the plugin's own mistake"),
+        "wrong_head": ("should be an nn.Linear", ""),
+        "raises": ("compute", "RuntimeError"),
+        "exits": ("a plugin ended the run with exit code 0", "SystemExit"),
+        "exits_hard": ("exited with code 7, without a word", ""),
+        "segfaults": ("SIGSEGV (a fault in native code)", "in string_at"),
+        "killed": ("SIGKILL (by another program)", ""),
+        "hangs": ("nothing was heard of the run for 8 seconds", "faults.py"),
+        "eats_memory": ("the run needs more memory than the 3 GiB of --memory-limit", "faults.py"),
+        "diverges": ("training diverged", ""),
+    }
     failures = {run["backbone"]: run["failure"] for run in result["runs"]}
-    assert failures["tiny"] is None
-    assert failures["tiny_two"] is None
-    assert {run["backbone"]: run["status"] for run in result["runs"]}["raises"] == "failed"
-    assert "the plugin's own mistake" in failures["import_error"]["traceback"]
-    assert "should be an nn.Linear" in failures["wrong_head"]["message"]
-    assert "RuntimeError" in failures["raises"]["traceback"]
-    assert "exited with code 0" in failures["exits"]["message"]
-    assert "SIGSEGV" in failures["segfaults"]["message"]
-    assert "training diverged" in failures["diverges"]["message"]
+    for name, (message, traceback) in causes.items():
+        assert message in failures[name]["message"], failures[name]
+        assert traceback in failures[name]["traceback"], failures[name]
     assert len(result["ensembles"]) == 2
     assert "in _look_up" in done.stderr, "a broken plugin's own traceback is shown"
     assert "[bold]this[/bold]" in done.stderr, "messages are shown as they are, not as markup"
@@ -188,49 +192,9 @@ def test_a_password_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
         "postgresql://me:secret@host:port/db",
     ]
     monkeypatch.setattr("sys.argv", ["harness", "run", "--db", urls[0], "--db", urls[1], f"--db={urls[2]}", "--seed=1"])
-    command = _command()
+    command = typed_command()
     assert "secret" not in command
     assert "--seed=1" in command
-
-
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_what_was_recorded(test_plugins: Path, tmp_path: Path, ended_by: signal.Signals) -> None:
-    command = [sys.executable, "-m", "harness", "run", "--plugins", "tiny,tiny_two", *SHORT]
-    environment = {**os.environ, "PYTHONPATH": str(test_plugins), "HARNESS_HOME": str(tmp_path / "home")}
-    process = subprocess.Popen(
-        [*command, "--set", "frozen.epochs=10000"],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell starts what it puts into the background with interrupts ignored; a user's terminal does not
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    database = tmp_path / "benchmark.db"
-    deadline = time.monotonic() + 120
-    try:
-        while time.monotonic() < deadline and not (database.exists() and _epochs(database) > 3):
-            time.sleep(0.2)
-        process.send_signal(ended_by)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 130
-    assert "Interrupted" in stderr
-    assert "Traceback" not in stderr
-    with open_store(str(database), create=False) as store:
-        (run,) = store.runs()
-    assert run.status == "interrupted"
-    assert len(run.stages[0].epochs) > 3
-
-
-def _epochs(database: Path) -> int:
-    try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-            return int(connection.execute("select count(*) from epochs").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
 
 
 def test_runs_list_and_show(harness: Harness, test_plugins: Path) -> None:

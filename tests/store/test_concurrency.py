@@ -41,7 +41,8 @@ for url in urls:
         store.record(run, StageStarted("frozen", 0, int(epochs), 1))
         for epoch in range(int(epochs) if url == urls[-1] else 1):
             store.record(run, EpochResult("frozen", epoch + 1, *[float(worker)] * 7))
-        store.record(run, StageResult("frozen", 1, 1.0, 1.0, tuple(Prediction(s, logits) for s in ("val", "test")), "7", "8"))
+        predictions = tuple(Prediction(split, logits) for split in ("val", "test"))
+        store.record(run, StageResult("frozen", 1, 1.0, 1.0, predictions, "7", "8"))
         store.finish_run(run, "completed")
 """
 

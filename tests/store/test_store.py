@@ -108,6 +108,10 @@ def same(left, right):
     elif isinstance(left, np.ndarray):
         assert left.dtype == right.dtype
         np.testing.assert_array_equal(left, right)
+    elif isinstance(left, dict):
+        assert list(left) == list(right)
+        for key in left:
+            same(left[key], right[key])
     elif isinstance(left, tuple):
         assert len(left) == len(right)
         for pair in zip(left, right, strict=True):
@@ -268,7 +272,7 @@ def test_runs_are_listed_newest_first_in_few_queries(store):
     assert chosen(experiment="e2") == []
 
 
-# --- plans and attempts ------------------------------------------------------------------------------------------------
+# --- plans and attempts -----------------------------------------------------------------------------------------------
 
 
 def planned(name, seed=0):
@@ -381,7 +385,7 @@ def test_stages_of_another_machine_go_unless_the_run_was_resumed(store):
     assert store.run(run_id).stages == ()
 
 
-# --- care --------------------------------------------------------------------------------------------------------------
+# --- care -------------------------------------------------------------------------------------------------------------
 
 
 def test_tags_and_notes(store):

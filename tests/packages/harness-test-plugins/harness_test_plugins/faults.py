@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Combined, Ensemble
@@ -37,13 +40,58 @@ class Exits(Tiny):
         raise SystemExit(0)
 
 
-class Segfaults(Tiny):
-    """Dies of a signal."""
+class ExitsHard(Tiny):
+    """Ends its process without a word."""
 
     def architecture(self, *, auxiliary: bool) -> nn.Module:
-        """Die."""
-        os.kill(os.getpid(), signal.SIGSEGV)
+        """End."""
+        os._exit(7)
+
+
+class Segfaults(Tiny):
+    """Reads where nothing is."""
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Crash."""
+        ctypes.string_at(0)
         raise AssertionError
+
+
+class Killed(Tiny):
+    """Is killed from outside."""
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Be killed."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class Hangs(Tiny):
+    """Never comes back."""
+
+    def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Wait for what does not come."""
+        threading.Event().wait()
+        raise AssertionError
+
+
+class EatsMemory(Tiny):
+    """Wants more than there is."""
+
+    def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Eat."""
+        eaten = []
+        while True:
+            eaten.append(bytearray(2**28))
+
+
+class Slow(Tiny):
+    """Takes its time over each batch, so that a test can interrupt it."""
+
+    def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Sleep a little."""
+        time.sleep(0.02)
+        return output, ()
 
 
 class RaisesEnsemble(Ensemble):

@@ -1,0 +1,225 @@
+"""Interrupts, kills, and `harness resume`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from harness.results import Run
+from harness.store import open_store
+from support import Harness
+
+SLOW = ["--plugins", "slow,tiny", "--data", "phantom", "--weights", "random", "--checkpoint-every", "0"]
+SMALL = ["--set", "data.train=160", "--set", "data.val=16", "--set", "data.test=16"]
+SHORT = ["--set", "frozen.epochs=8", "--set", "finetune.epochs=3", "--set", "frozen.batch_size=16"]
+COMMAND = [*SLOW, *SMALL, *SHORT]
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(test_plugins: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start `harness run` and wait until it has recorded some epochs."""
+    started = []
+
+    def run(*arguments: str, epochs: int, into: str = "benchmark.db") -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness", "run", *COMMAND, *arguments, "--db", into],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(test_plugins), "HARNESS_HOME": str(tmp_path / "home")},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # a shell starts what it puts into the background with interrupts ignored; a user's terminal does not
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        deadline = time.monotonic() + 120
+        while _epochs(tmp_path / into) < epochs:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+
+
+def _epochs(database: Path) -> int:
+    if not database.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("select count(*) from epochs").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def _runs(database: Path) -> list[Run]:
+    with open_store(str(database), create=False) as store:
+        return [store.run(run.id) for run in reversed(store.runs())]
+
+
+def _end(runs: list[Run]) -> list[tuple[object, ...]]:
+    """What must be equal however often a sweep was interrupted."""
+    return [
+        (
+            run.backbone,
+            stage.name,
+            stage.weights_sha256,
+            stage.optimizer_sha256,
+            [(epoch.epoch, epoch.lr, epoch.train_loss, epoch.val_loss) for epoch in stage.epochs],
+            {name: prediction.logits.tobytes() for name, prediction in stage.predictions.items()},
+        )
+        for run in runs
+        for stage in run.stages
+    ]
+
+
+def _checkpoints(home: Path) -> list[Path]:
+    return list((home / "data" / "checkpoints").glob("*/*"))
+
+
+def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_happened(
+    start: Start, harness: Harness, test_plugins: Path, tmp_path: Path
+) -> None:
+    undisturbed = harness("run", *COMMAND, "--db", "reference.db", PYTHONPATH=test_plugins)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    reference = _end(_runs(tmp_path / "reference.db"))
+    assert len(reference) == 4
+    assert all(weights and optimizer for _, _, weights, optimizer, _, _ in reference)
+    database = tmp_path / "benchmark.db"
+
+    # an interrupt in the first stage writes a checkpoint and says how to go on
+    process = start(epochs=2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "0 of 2 runs completed" in said
+    assert "Traceback" not in said
+    first, second = _runs(database)
+    assert (first.status, second.status) == ("interrupted", "planned")
+    assert f"harness resume --experiment '{first.experiment.name}'" in said
+    assert _checkpoints(tmp_path / "home")
+    recorded = len(first.stages[0].epochs)
+
+    # a kill of everything, later on: the run is lost, and nothing recorded is
+    process = start(epochs=recorded + 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, said = process.communicate()
+    assert f"goes on from its checkpoint: frozen, {recorded} of 8 epochs done" in said
+    first, _ = _runs(database)
+    assert first.status == "lost"
+    assert len(first.stages[0].epochs) >= recorded + 2
+    listed = harness("runs", "list", "--status", "lost", "--json")
+    assert [run["id"] for run in json.loads(listed.stdout)] == [first.id]
+
+    # the same command goes on; killed in the second stage
+    process = start(epochs=9)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    resumed = harness("resume", PYTHONPATH=test_plugins)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "goes on from its checkpoint: finetune" in resumed.stderr
+    runs = _runs(database)
+    assert _end(runs) == reference
+    assert [attempt.outcome for attempt in runs[0].attempts] == ["interrupted", "lost", "lost", "completed"]
+    assert _checkpoints(tmp_path / "home") == [], "a run that is done needs none"
+    with open_store(str(database), create=False) as store:
+        assert len(store.experiments()) == 1
+        assert len(store.ensembles()) == 2
+
+    nothing = harness("resume")
+    assert nothing.returncode == 0
+    assert "every run has completed" in nothing.stdout
+    again = harness("run", *COMMAND, PYTHONPATH=test_plugins)
+    assert again.returncode == 0
+    assert again.stderr.count("recorded already, as run") == 2
+    assert len(_runs(database)) == 2
+    anew = harness("run", *COMMAND, "--repeat", "--json", PYTHONPATH=test_plugins)
+    assert [run["id"] for run in json.loads(anew.stdout)["runs"]] == [3, 4]
+    assert _end(_runs(database)[2:]) == reference
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGHUP])
+def test_a_job_that_is_cancelled_is_interrupted(start: Start, tmp_path: Path, ended_by: signal.Signals) -> None:
+    process = start("--set", "frozen.epochs=1000", epochs=1)
+    process.send_signal(ended_by)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Go on with: harness resume" in said
+    assert _runs(tmp_path / "benchmark.db")[0].status == "interrupted"
+
+
+def test_a_second_interrupt_leaves_at_once(start: Start, tmp_path: Path) -> None:
+    process = start("--set", "frozen.epochs=1000", epochs=1)
+    blocker = sqlite3.connect(tmp_path / "benchmark.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")  # so that the first cannot end anything
+    recorded = _epochs(tmp_path / "benchmark.db")
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 5
+    blocker.close()
+    assert process.returncode == 130
+    assert "Left at once" in said
+    (run, _) = _runs(tmp_path / "benchmark.db")
+    assert run.status == "lost"
+    assert len(run.stages[0].epochs) >= recorded
+
+
+def test_a_checkpoint_that_was_tampered_with_is_not_gone_on_from(
+    start: Start, harness: Harness, test_plugins: Path, tmp_path: Path
+) -> None:
+    process = start(epochs=2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    (tensors,) = [path for path in _checkpoints(tmp_path / "home") if path.suffix == ".safetensors"]
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    resumed = harness("resume", PYTHONPATH=test_plugins)
+    assert resumed.returncode == 0
+    assert "do not have the hash that was noted), so the run begins anew" in resumed.stderr
+
+
+def test_a_checkpoint_that_cannot_be_written_is_done_without(
+    harness: Harness, test_plugins: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "home" / "data" / "checkpoints").write_text("a file where the folder should be")
+    done = harness("run", *COMMAND, PYTHONPATH=test_plugins)
+    assert done.returncode == 0
+    assert done.stderr.count("no checkpoint can be kept") == 2
+
+
+@pytest.mark.slow
+def test_verify_resume_kills_and_compares(harness: Harness, test_plugins: Path, tmp_path: Path) -> None:
+    options = ["--plugins", "slow", *SLOW[2:], *SMALL, *SHORT]
+    done = harness("verify-resume", "--kills", "2", *options, "--json", PYTHONPATH=test_plugins, timeout=500)
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads(done.stdout)
+    assert verdict["same"] is True
+    assert len(verdict["kills"]) == 2
+    assert [digest["stage"] for digest in verdict["reference"]] == ["frozen", "finetune"]
+    assert not (tmp_path / "benchmark.db").exists()
+    refused = harness("verify-resume", "--db", "mine.db")
+    assert refused.returncode == 2
+    assert "--db: not here" in refused.stderr
