@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -101,21 +102,34 @@ def _stop_when_told(resume: str) -> Iterator[Callable[[], bool]]:
     The first time the run in progress writes a checkpoint and all is recorded; the second time this process leaves at
     once, which leaves the run to be found as lost.
     """
-    told = False
+    told = threading.Event()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
 
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        if told:
-            os.write(2, f"\nLeft at once; what was recorded is kept. Go on with: {resume}\n".encode())
-            os._exit(130)
-        told = True
-        os.write(2, b"\nStopping at the next checkpoint; once more to leave at once.\n")
+    def listen() -> None:
+        # In a thread: the main one may be waiting for a locked database, and hears of no signal meanwhile.
+        while numbers := reader.recv(64):
+            for number in numbers:
+                if number not in heeded:
+                    continue
+                if told.is_set():
+                    os.write(2, f"\nLeft at once; what was recorded is kept. Go on with: {resume}\n".encode())
+                    os._exit(130)
+                told.set()
+                os.write(2, b"\nStopping at the next checkpoint; once more to leave at once.\n")
 
     every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     heeded = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, tell) for number in heeded}
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    wakeup_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda _number, _frame: None) for number in heeded}
     try:
-        yield lambda: told
+        yield told.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup_before)
+        writer.close()
+        listener.join()
+        reader.close()

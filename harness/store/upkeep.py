@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Table, func, select, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.orm import Session
 
 from harness.analysis import metrics
@@ -225,8 +225,8 @@ class _Checker:
         for portion in self.reader.portions(select(_RUNS).order_by(_RUNS.c.id)):
             ids = [row["id"] for row in portion]
             stages: dict[int, list[Values]] = {}
-            of_runs: Any = select(*_columns(_STAGES, "id run_id name index test_images test_correct test_auc"))
-            for row in self.reader.all(of_runs.where(_STAGES.c.run_id.in_(ids)).order_by(_STAGES.c.index)):
+            of_runs = select(_STAGES).where(_STAGES.c.run_id.in_(ids)).order_by(_STAGES.c.index)
+            for row in self.reader.all(of_runs):
                 stages.setdefault(row["run_id"], []).append(row)
             query = select(_PREDICTIONS.c.stage_id, _PREDICTIONS.c.split).join(_STAGES)
             predicted = {tuple(row.values()) for row in self.reader.all(query.where(_STAGES.c.run_id.in_(ids)))}
@@ -280,9 +280,9 @@ class _Checker:
         on_split = (_DATASET_SPLITS.c.dataset_id == _RUNS.c.dataset_id) & (
             _DATASET_SPLITS.c.name == _PREDICTIONS.c.split
         )
-        figures = "name run_id val_accuracy test_images test_correct test_auc test_confusion"
+        figures = ("name", "run_id", "val_accuracy", "test_images", "test_correct", "test_auc", "test_confusion")
         query = (
-            select(_PREDICTIONS, *_columns(_STAGES, figures), _RUNS.c.dataset_id, _DATASET_SPLITS.c.split_id)
+            select(_PREDICTIONS, *(_STAGES.c[name] for name in figures), _RUNS.c.dataset_id, _DATASET_SPLITS.c.split_id)
             .join(_STAGES, _STAGES.c.id == _PREDICTIONS.c.stage_id)
             .join(_RUNS, _RUNS.c.id == _STAGES.c.run_id)
             .outerjoin(_DATASET_SPLITS, on_split)
@@ -386,10 +386,6 @@ class _Checker:
             return unpack_labels(row["labels"])
         except (ValueError, TypeError, zlib.error):
             return None
-
-
-def _columns(table: Table, names: str) -> list[Any]:
-    return [table.c[name] for name in names.split()]
 
 
 def _equal(stored: Any, expected: Any) -> bool:
