@@ -37,7 +37,7 @@ slow: install
 	$(BIN)/pytest -m slow
 
 sample: install
-	$(BIN)/harness report --db benchmark.db.example --out reports/sample \
+	$(BIN)/harness report --all --db benchmark.db.example --out reports/sample \
 	    --experiment "The paper's three networks from random weights"
 
 clean:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from harness.cli.output import err, escape, out, print_json
+from harness.cli.output import bar, err, escape, out, print_json
 from harness.errors import DataError, HarnessError
 
 app = typer.Typer(help="Add, list and inspect data sets.", no_args_is_help=True)
@@ -96,7 +94,7 @@ def fetch_data(
     if dataset.download is None:
         raise DataError(f"the data set {name!r} has no file to download; `harness data list` shows what it needs")
     err.print(f"{escape(dataset.citation)}. Licence: {escape(dataset.licence)}.", soft_wrap=True)
-    with _bar("downloading", of_bytes=True) as progress:
+    with bar("downloading", of_bytes=True) as progress:
         path = fetch(dataset.download, data_dir() / "downloads", url, progress)
     _register(name, dataset, path, None, as_json)
 
@@ -152,7 +150,7 @@ def show_data(
 
 
 def _register(name: str, dataset: Any, source: Path, root: str | None, as_json: bool) -> None:
-    with _bar("verifying") as progress:
+    with bar("verifying") as progress:
         dataset.add(name, source, root=root, progress=progress)
 
     from harness.data.manifest import duplicate_groups, groups_in_several_splits, manifest_path, read_manifest
@@ -210,15 +208,3 @@ def _count_table(classes: Any, counts: dict[str, dict[str, int]], groups: dict[s
         numbers = [of_class.get(name, 0) for name in classes]
         table.add_row(escape(split), *map(str, (*numbers, sum(numbers), groups[split])))
     return table
-
-
-@contextmanager
-def _bar(text: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar in a terminal; yields ``progress(done, total)``."""
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    amount = DownloadColumn() if of_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task(text, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich import markup
@@ -12,7 +14,7 @@ from rich.console import Console
 
 from harness.errors import ConfigError
 
-__all__ = ["err", "escape", "out", "parquet_module", "print_json", "say"]
+__all__ = ["bar", "err", "escape", "out", "parquet_module", "print_json", "say"]
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -53,3 +55,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def bar(text: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar in a terminal; yields ``progress(done, total)``."""
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    amount = DownloadColumn() if of_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(text, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.output import print_json, say
+from harness.cli.output import bar, print_json, say
 
 __all__ = ["report"]
 
@@ -17,23 +17,28 @@ def report(
     out: Annotated[
         Path, typer.Option(help="Folder for the pages: new, empty, or an earlier report, which is replaced.")
     ] = Path("reports/latest"),
-    experiment: Annotated[str | None, typer.Option(help="Experiment of the front page. Default: the newest.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Experiment to report. Default: the newest.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Write the pages of every experiment, and not only of one.")
+    ] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the front page in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write the results as static pages, and print the path of the front page.
+    """Write an experiment as static pages, with the leaderboard of all runs, and print the path of the front page.
 
     Examples:
 
       harness report
 
-      harness report --db benchmark.db --out reports/monday --open
+      harness report --experiment table1 --out reports/monday --open
+
+      harness report --all
     """
     from harness.report import render_report
     from harness.store import open_store
 
-    with open_store(db, create=False, say=say) as store:
-        index = render_report(store, out, experiment=experiment)
+    with open_store(db, create=False, say=say) as store, bar("writing pages") as watch:
+        index = render_report(store, out, experiment=experiment, everything=everything, watch=watch)
     if as_json:
         print_json({"index": str(index.absolute())})
     else:

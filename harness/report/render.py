@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from harness.errors import ConfigError, StoreError, did_you_mean
 from harness.report import charts, text
+from harness.report.leaderboard import LEADERS, leaderboard_view
 from harness.report.views import ExperimentView, Figure, Scatter, experiment_view, run_view
 from harness.results import Experiment, Run, Selection
 
@@ -24,13 +25,22 @@ MARKER = ".harness-report"
 _HERE = Path(__file__).parent
 
 
-def render_report(store: Store, out: Path, *, experiment: str | None = None) -> Path:
-    """Write a report: the front page for one experiment, and a page for each other experiment and each run.
+def render_report(
+    store: Store,
+    out: Path,
+    *,
+    experiment: str | None = None,
+    everything: bool = False,
+    watch: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Path:
+    """Write a report: the front page for one experiment, a page for each of its runs, and the leaderboard of all runs.
 
     Args:
         store: an open results database.
         out: folder to write into; new, empty, or an earlier report, whose pages are replaced.
         experiment: the experiment of the front page; by default the newest that has runs.
+        everything: write the pages of the other experiments too. Without it nothing else of theirs is read.
+        watch: told how many runs of how many have their page.
 
     Returns:
         Path of the front page.
@@ -42,7 +52,7 @@ def render_report(store: Store, out: Path, *, experiment: str | None = None) -> 
     found = _experiments(store, experiment)
     try:
         _check(out)
-        return _write_all(store, out, found)
+        return _write_all(store, out, found if everything else found[:1], len(found) - 1, watch)
     except OSError as error:
         raise ConfigError(f"--out {out}: the report cannot be written: {error}") from error
 
@@ -62,7 +72,7 @@ def _experiments(store: Store, wanted: str | None) -> list[Experiment]:
     front = [experiment for experiment in found if experiment.name == wanted]
     if not front:
         problem = "has no runs" if any(experiment.name == wanted for experiment in known) else "is not in the database"
-        near = did_you_mean(wanted, [experiment.name for experiment in found])
+        near = did_you_mean(wanted, [experiment.name for experiment in found][:20])
         raise StoreError(f"--experiment: {wanted!r} {problem}. {near} Without the option, the newest is reported.")
     return front + [experiment for experiment in found if experiment.name != wanted]
 
@@ -77,21 +87,30 @@ def _check(out: Path) -> None:
         )
 
 
-def _write_all(store: Store, out: Path, experiments: Sequence[Experiment]) -> Path:
+def _write_all(
+    store: Store, out: Path, experiments: Sequence[Experiment], others: int, watch: Callable[[int, int], None]
+) -> Path:
     for folder in (out, out / "runs", out / "experiments"):
         folder.mkdir(parents=True, exist_ok=True)
     _write(out / MARKER, "`harness report` writes this folder, and replaces its pages the next time.\n")
     front = experiments[0]
     home = {other.id: f"experiments/{other.id}.html" for other in experiments} | {front.id: "index.html"}
-    written = set()
+    run_ids = {one.id: store.run_ids(Selection(experiment=one.name)) for one in experiments}
+    planned = set().union(*run_ids.values())
+    written: set[Path] = set()
     for experiment in reversed(experiments):  # the front page last: what it links to is there
-        runs = [store.run(run.id) for run in store.runs(Selection(experiment=experiment.name))]
+        runs = [store.run(run_id) for run_id in run_ids[experiment.id]]
         view = experiment_view(experiment, runs, store.ensembles(experiment.name))
         curves = {figure.run.id: _curves(figure, view.accuracy_domain) for figure in view.figures}
         for run in runs:
             path = out / "runs" / f"{run.id}.html"
             _write(path, _run_page(run, home[experiment.id], curves.get(run.id)))
             written.add(path)
+            watch(len(written), len(planned))
+        if experiment is front:
+            leaders = store.runs(Selection(where="accuracy is not null", sort="accuracy", limit=LEADERS))
+            board = leaderboard_view(leaders, store.count(), planned)
+            _write(out / "leaderboard.html", _render("leaderboard.html.j2", view=board))
         path = out / home[experiment.id]
         _write(
             path,
@@ -100,13 +119,14 @@ def _write_all(store: Store, out: Path, experiments: Sequence[Experiment]) -> Pa
                 view=view,
                 root="" if experiment is front else "../",
                 others=[(other, home[other.id]) for other in experiments if other is not experiment],
+                left_out=others + 1 - len(experiments),
                 curves=curves,
                 scatters=_scatters(view),
             ),
         )
-        written.add(path)
+    kept = written | {out / page for page in home.values()}
     for stale in [*(out / "runs").glob("[0-9]*.html"), *(out / "experiments").glob("[0-9]*.html")]:
-        if stale not in written:
+        if stale not in kept:
             stale.unlink()
     return out / "index.html"
 

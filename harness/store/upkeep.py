@@ -21,14 +21,14 @@ from harness.analysis import metrics
 from harness.errors import StoreError
 from harness.paths import checkpoint_dir, checkpoints_dir
 from harness.results import RunStatus, Selection
-from harness.store import models
+from harness.store import models, open_store
 from harness.store.codec import sha256, unpack_doubles, unpack_labels, unpack_logits, unpack_strings
-from harness.store.database import Database, explained
+from harness.store.database import Database, connect, explained
 from harness.store.schema import revision
 from harness.store.snapshot import Snapshot, snapshot, table_of
 from harness.store.store import Store, remove_unused
 
-__all__ = ["Finding", "Info", "Removed", "check", "collect_garbage", "info"]
+__all__ = ["Finding", "Info", "Removed", "Upgraded", "check", "collect_garbage", "info", "upgrade"]
 
 Values = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -43,7 +43,41 @@ _RUNS = table_of(models.RunRow)
 _SPLITS = table_of(models.SplitRow)
 _STAGES = table_of(models.StageRow)
 
+_ENDED = ("completed", "failed", "interrupted")
 _CHECKPOINT = re.compile(r"[0-9a-f]{32}")
+
+
+# --- its schema ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """The revisions of a schema before and after. ``message`` says where the copy from before is, if one was made."""
+
+    before: str
+    after: str
+    message: str
+
+
+def upgrade(url: str) -> Upgraded:
+    """Bring a database's schema up to date.
+
+    Raises:
+        StoreError: it cannot be opened, or its schema is newer than this version of harness.
+    """
+    database = connect(url, create=False)
+    try:
+        with explained(database.name), database.engine.connect() as connection:
+            before = revision(connection)
+    finally:
+        database.engine.dispose()
+    said: list[str] = []
+    with (
+        open_store(url, create=False, say=said.append) as store,
+        explained(store.database.name),
+        store.database.engine.connect() as connection,
+    ):
+        return Upgraded(before, revision(connection), " ".join(said))
 
 
 # --- what is in it ---------------------------------------------------------------------------------------------------
@@ -228,12 +262,12 @@ class _Checker:
             of_runs = select(_STAGES).where(_STAGES.c.run_id.in_(ids)).order_by(_STAGES.c.index)
             for row in self.reader.all(of_runs):
                 stages.setdefault(row["run_id"], []).append(row)
-            query = select(_PREDICTIONS.c.stage_id, _PREDICTIONS.c.split).join(_STAGES)
-            predicted = {tuple(row.values()) for row in self.reader.all(query.where(_STAGES.c.run_id.in_(ids)))}
-            query = select(_ATTEMPTS.c.run_id, _ATTEMPTS.c.number, _ATTEMPTS.c.outcome)
+            pairs = select(_PREDICTIONS.c.stage_id, _PREDICTIONS.c.split).join(_STAGES)
+            predicted = {tuple(row.values()) for row in self.reader.all(pairs.where(_STAGES.c.run_id.in_(ids)))}
+            ends = select(_ATTEMPTS.c.run_id, _ATTEMPTS.c.number, _ATTEMPTS.c.outcome)
             attempts = {
                 (row["run_id"], row["number"]): row["outcome"]
-                for row in self.reader.all(query.where(_ATTEMPTS.c.run_id.in_(ids)))
+                for row in self.reader.all(ends.where(_ATTEMPTS.c.run_id.in_(ids)))
             }
             splits = self._splits_of({row["dataset_id"] for row in portion})
             for row in portion:
@@ -256,6 +290,8 @@ class _Checker:
             yield f"its status is {row['status']!r}"
         if row["attempt"] and (row["id"], row["attempt"]) not in attempts:
             yield f"its last attempt, number {row['attempt']}, is not stored"
+        elif row["status"] in _ENDED and attempts.get((row["id"], row["attempt"])) != row["status"]:
+            yield f"its status is {row['status']!r}, which is not how its last attempt ended"
         expected = self.expected_hash(row["config"])
         if expected is not None and expected != row["config_hash"]:
             yield f"its config has the hash {expected}, and {row['config_hash']!r} is stored"

@@ -85,7 +85,7 @@ def test_the_same_database_gives_the_same_bytes(store: Store, tmp_path: Path) ->
     table_one(store)
     first, second = (render_report(store, tmp_path / name).parent for name in ("a", "b"))
     pages = sorted(path.relative_to(first) for path in first.rglob("*.html"))
-    assert len(pages) == 6
+    assert len(pages) == 7
     for page in pages:
         assert (first / page).read_bytes() == (second / page).read_bytes()
 
@@ -120,11 +120,16 @@ def test_nothing_is_fetched(store: Store, tmp_path: Path) -> None:
 def test_other_experiments_have_pages_of_their_own(store: Store, tmp_path: Path) -> None:
     for name in ("first", "second"):
         add_run(store, name, "resnet18", data=dataset())
-    index = render_report(store, tmp_path / "pages")
+    index = render_report(store, tmp_path / "pages", everything=True)
     assert "second" in _text(index)
     assert (index.parent / "experiments" / "1.html").is_file()
     render_report(store, tmp_path / "pages", experiment="first")
     assert not (index.parent / "experiments" / "1.html").exists(), "a page that is no longer written is removed"
+    assert "1 other experiment is on" in _text(index)
+    board = (index.parent / "leaderboard.html").read_text()
+    assert 'href="runs/1.html"' in board
+    assert 'href="runs/2.html"' not in board, "the other run has no page now"
+    assert "second" in board
     with pytest.raises(StoreError, match="'third' is not in the database"):
         render_report(store, tmp_path / "pages", experiment="third")
 

@@ -1,0 +1,92 @@
+"""The leaderboard: the best runs of a database, by data set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from harness.report.parts import Badge, Share, badge, test_share
+from harness.results import Run
+
+__all__ = ["LEADERS", "Leader", "LeaderboardView", "Leaders", "leaderboard_view"]
+
+LEADERS = 500
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A run, by its last tested stage. ``page`` says whether the report has a page of it."""
+
+    id: int
+    page: bool
+    backbone: str
+    badge: Badge
+    experiment: str
+    schedule: str
+    seed: int
+    stage: str
+    share: Share
+    auc: float | None
+    parameters: int | None
+
+
+@dataclass(frozen=True)
+class Leaders:
+    """The runs on one data set, the most accurate first."""
+
+    dataset: str
+    fingerprint: str
+    synthetic: bool
+    rows: tuple[Leader, ...]
+
+
+@dataclass(frozen=True)
+class LeaderboardView:
+    """``shown`` runs of ``total``."""
+
+    boards: tuple[Leaders, ...]
+    shown: int
+    total: int
+
+
+def leaderboard_view(runs: Sequence[Run], total: int, pages: Collection[int]) -> LeaderboardView:
+    """Group runs by data set, that of the best run first.
+
+    Args:
+        runs: the most accurate first; those without a test accuracy are left out.
+        total: how many runs the database has.
+        pages: ids of the runs that have a page.
+    """
+    order = {fingerprint: place for place, fingerprint in enumerate(dict.fromkeys(_fingerprint(run) for run in runs))}
+    boards = []
+    for _, of_dataset in groupby(sorted(runs, key=lambda run: order[_fingerprint(run)]), key=_fingerprint):
+        members = list(of_dataset)
+        rows = tuple(leader for run in members if (leader := _leader(run, run.id in pages)))
+        dataset = members[0].dataset
+        if rows:
+            boards.append(Leaders(dataset.name, dataset.fingerprint, dataset.synthetic, rows))
+    return LeaderboardView(tuple(boards), sum(len(board.rows) for board in boards), total)
+
+
+def _fingerprint(run: Run) -> str:
+    return run.dataset.fingerprint
+
+
+def _leader(run: Run, page: bool) -> Leader | None:
+    for stage in reversed(run.stages):
+        if found := test_share(stage):
+            return Leader(
+                id=run.id,
+                page=page,
+                backbone=run.backbone,
+                badge=badge(run),
+                experiment=run.experiment.name,
+                schedule=run.schedule,
+                seed=run.seed,
+                stage=stage.name,
+                share=found,
+                auc=stage.test_auc,
+                parameters=run.parameters,
+            )
+    return None
