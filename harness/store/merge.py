@@ -240,11 +240,11 @@ def _copy(source: Store, target: Store, merged: Merged, progress: Progress, *, e
         progress(done, total)
         for table, copy in ((_RUNS, _Batch.copy_runs), (_ENSEMBLES, _Batch.copy_ensembles)):
             columns = [column for column in table.c if column.name not in ("labels", "scores")]
-            last = -(2**63)
-            while rows := reader.all(select(*columns).where(table.c.id > last).order_by(table.c.id).limit(_BATCH)):
+            query = rest = select(*columns).order_by(table.c.id).limit(_BATCH)
+            while rows := reader.all(rest):
                 with _writing(target.database, reader) as connection:
                     copy(_Batch(reader, connection, target, alive, exact, merged), rows)
-                last = rows[-1]["id"]
+                rest = query.where(table.c.id > rows[-1]["id"])
                 done += len(rows)
                 progress(done, total)
 
@@ -259,8 +259,8 @@ def _writing(target: Database, source: Snapshot) -> Iterator[Connection]:
                 yield connection
         except DBAPIError:
             raise
-        except StatementError as error:
-            reason = " ".join(str(error.orig).split())
+        except (StatementError, ValueError, TypeError, OverflowError) as error:  # of the bindings, and of the drivers
+            reason = " ".join(str(getattr(error, "orig", error)).split())
             raise StoreError(f"results database {source.name}: a stored value cannot be copied: {reason}") from error
 
 
@@ -386,12 +386,12 @@ class _Batch:
         column = table.c[key]
         keys = {row["id"]: row[key] for row in self.reader.all(select(table.c.id, column).where(table.c.id.in_(ids)))}
         found = select(column, table.c.id).where(column.in_(keys.values()))
-        known = dict(self.writer.execute(found).tuples().all())
+        known = {row[0]: row[1] for row in self.writer.execute(found)}
         if missing := [row_id for row_id, value in keys.items() if value not in known]:
             query = select(table).where(table.c.id.in_(missing)).order_by(table.c.id)
             for portion in self.reader.portions(query, table.c.get("ids")):
                 self._insert_missing(table, [column], [self._values(table, row, refers or {}) for row in portion])
-            known = dict(self.writer.execute(found).tuples().all())
+            known = {row[0]: row[1] for row in self.writer.execute(found)}
         return {row_id: known[value] for row_id, value in keys.items()}
 
     def _sweeps(self, run_ids: list[int]) -> dict[int, int]:
@@ -529,9 +529,7 @@ def _uids() -> Any:
 
 def _epochs(connection: Connection, run_ids: list[int]) -> dict[int, int]:
     query = select(_STAGES.c.run_id, func.count()).join(_EPOCHS, _EPOCHS.c.stage_id == _STAGES.c.id)
-    return dict(
-        connection.execute(query.where(_STAGES.c.run_id.in_(run_ids)).group_by(_STAGES.c.run_id)).tuples().all()
-    )
+    return dict(connection.execute(query.where(_STAGES.c.run_id.in_(run_ids)).group_by(_STAGES.c.run_id)).all())
 
 
 def _progress(run: Mapping[str, Any], epochs: int) -> tuple[bool, int, int, bool]:

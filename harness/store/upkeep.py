@@ -113,7 +113,7 @@ def info(store: Store) -> Info:
     with snapshot(database) as reader, explained(database.name):
         connection = reader.connection
         statuses = select(_RUNS.c.status, func.count()).group_by(_RUNS.c.status)
-        runs: dict[str, int] = dict(connection.execute(statuses).tuples().all())
+        runs: dict[str, int] = dict(connection.execute(statuses).all())
         runs |= {"running": max(0, runs.get("running", 0) - lost), "lost": lost}
         stored = select(func.sum(_PREDICTIONS.c.n), func.sum(func.length(_PREDICTIONS.c.logits)))
         images, size = connection.execute(stored).one()

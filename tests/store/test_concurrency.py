@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harness.report import render_report
 from harness.store import open_store
 from harness.store.database import connect
 
@@ -15,8 +16,6 @@ EPOCHS = 20
 
 WORKER = """
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from harness.results import (
     DatasetRecord, Environment, EpochResult, PlannedRun, Prediction, RunSetup, SplitRecord, StageResult, StageStarted,
@@ -32,10 +31,11 @@ logits = np.eye(2, dtype=np.float32)[labels]
 setup = RunSetup(Environment("cpu", "cpu", "3", "2", {}), WeightsRecord("random", "", None), 1)
 print("ready", flush=True)
 sys.stdin.readline()
-for url in urls:
+for number, url in enumerate(urls):
     with open_store(url) as store:
-        planned = PlannedRun(worker, "paper", 0, {}, worker, ())
-        (run,) = store.plan([planned], data, command=worker, experiment="table1").run_ids
+        planned = PlannedRun(worker, "paper", number, {"schedule": {"stages": []}}, f"{worker} {number}", ())
+        name = "table1" if urls.count(url) == 1 else f"experiment {number}"
+        (run,) = store.plan([planned], data, command=worker, experiment=name).run_ids
         assert store.begin(run)
         store.record(run, setup)
         store.record(run, StageStarted("frozen", 0, int(epochs), 1))
@@ -93,3 +93,36 @@ def test_connections_that_set_up_the_journal_at_once_wait_for_each_other(tmp_pat
         for number in range(200):
             together = threading.Barrier(8)
             list(pool.map(connected, [str(tmp_path / f"{number}.db")] * 8, [together] * 8))
+
+
+@pytest.mark.slow
+def test_sixteen_processes_write_a_thousand_runs_while_reports_are_made(url, tmp_path):
+    processes, of_each = 16, 63
+    open_store(url).close()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(number), "2", *[url] * of_each], **pipes)
+        for number in range(processes)
+    ]
+    for worker in workers:
+        worker.stdout.readline()
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    reports = 0
+    with open_store(url, create=False) as store:
+        while any(worker.poll() is None for worker in workers):
+            if store.count():
+                render_report(store, tmp_path / "report")
+                reports += 1
+    assert [worker.communicate()[1] for worker in workers] == [""] * processes
+    assert reports > 1
+    with open_store(url, create=False) as store:
+        runs = store.runs(epochs=True)
+        assert len(runs) == len({run.uid for run in runs}) == processes * of_each
+        assert {run.status for run in runs} == {"completed"}
+        for run in runs:
+            assert [epoch.lr for epoch in run.stages[0].epochs] == [float(run.backbone)] * 2
+            assert run.stages[0].test_correct == 100
+        assert len(store.experiments()) == of_each
+    print(f"{len(runs)} runs, {reports} reports meanwhile")

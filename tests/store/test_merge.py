@@ -7,25 +7,25 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from alembic import command
 from sqlalchemy import MetaData, insert, select, text, update
+from store_fill import add_run, add_vote, contents, dataset, go_on, rows
 
 from harness.errors import StoreError
-from harness.results import EpochResult, Failure, StageStarted
+from harness.results import Failure
 from harness.store import merge as module
 from harness.store import open_store
 from harness.store.database import connect
 from harness.store.merge import back_up, merge
-from harness.store.models import AttemptRow, ExperimentRow, RunRow, SplitRow
+from harness.store.models import AttemptRow, ExperimentRow
 from harness.store.schema import alembic_config
 from harness.store.snapshot import snapshot
 from harness.store.upkeep import check
-from store_fill import add_run, add_vote, contents, dataset, go_on, rows
 
 OLD = Path(__file__).parent / "releases" / "0001.db"
 ODD = "=SUM(A1) '\"; DROP TABLE runs; -- \n\x00\x1b[31m../../etc/passwd 日本\udcff"
@@ -37,7 +37,7 @@ def findings(store):
 
 
 def fill(store, tag, *, runs=2):
-    """Runs of an experiment that both databases have, and of one's own; each refers to what both have, and to its own."""
+    """Runs of an experiment that all databases have, and of their own; of what all have, and of their own."""
     ids = [add_run(store, "shared", f"net{tag}{i}", seed=i, tags=[tag], note=f"note {tag}") for i in range(runs)]
     add_run(store, f"only {tag}", "alexnet", data=dataset(tag), device=f"cuda:{tag}", status="failed")
     add_run(store, "shared", "googlenet", status="interrupted", stages=["frozen"])
@@ -135,7 +135,7 @@ def test_an_experiment_began_when_the_first_of_both_did(url, other):
             assert [found.created_at.year for found in store.experiments()] == [2024]
 
 
-# --- the same run in both ----------------------------------------------------------------------------------------------
+# --- the same run in both ---------------------------------------------------------------------------------------------
 
 STATES = [
     # what it is here, what it is there: (status, attempts, epochs); whether that of there is taken
@@ -254,7 +254,7 @@ def test_a_run_that_another_command_takes_up_is_in_both_experiments(url, other):
         assert {found.name for found in store.runs()[0].experiments} == {"first", "second"}
 
 
-# --- what cannot be merged ---------------------------------------------------------------------------------------------
+# --- what cannot be merged --------------------------------------------------------------------------------------------
 
 
 def test_a_database_is_not_merged_into_itself(url, tmp_path):
@@ -283,7 +283,7 @@ def test_a_source_that_cannot_be_used_makes_no_target(url, tmp_path):
     with database.writer.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     database.engine.dispose()
-    with pytest.raises(StoreError, match="revision 9999.*pip install --upgrade"):
+    with pytest.raises(StoreError, match=r"revision 9999.*pip install --upgrade"):
         merge(str(tmp_path / "new.db"), [url])
     assert not (tmp_path / "new.db").exists()
 
@@ -333,13 +333,13 @@ def test_other_images_under_the_same_fingerprint_are_refused(url, other):
         before = rows(store)
     with open_store(other) as store:
         add_run(store, data=dataset(prefix="other"))
-    with pytest.raises(StoreError, match="'val'.*other images than that of the same fingerprint"):
+    with pytest.raises(StoreError, match=r"'val'.*other images than that of the same fingerprint"):
         merge(url, [other])
     with open_store(url) as store:
         assert rows(store) == before
 
 
-# --- older schemas -----------------------------------------------------------------------------------------------------
+# --- older schemas ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -431,7 +431,7 @@ def test_a_read_only_source_of_an_older_schema_is_merged(tmp_path):
         locked.chmod(0o755)
 
 
-# --- while others write, and when it is killed -------------------------------------------------------------------------
+# --- while others write, and when it is killed ------------------------------------------------------------------------
 
 MERGE = """
 import sys
@@ -450,12 +450,12 @@ def test_a_merge_that_is_killed_leaves_a_sound_database_and_is_completed_by_anot
     seen = set()
     for batch in (1, 4, 9, 17, 26):
         with subprocess.Popen([sys.executable, "-c", MERGE, url, other], stdout=subprocess.PIPE, text=True) as process:
-            for number, line in enumerate(process.stdout):
+            for number, _line in enumerate(process.stdout):
                 if number == batch:
                     time.sleep(chance.random() * 0.01)
                     process.kill()
                     break
-        assert process.returncode == -9, f"it ended before it could be killed: {line}"
+        assert process.returncode == -9, "it ended before it could be killed"
         with open_store(url) as store:
             assert findings(store) == []
             found = contents(store)["runs"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 
@@ -31,8 +32,9 @@ from harness.results import (
     StageStarted,
     WeightsRecord,
 )
-from harness.store import models
+from harness.store import models, open_store
 from harness.store.alive import this_worker
+from harness.store.select import run_query
 from support import begin_run
 
 PLUGINS = (
@@ -270,6 +272,28 @@ def test_runs_are_listed_newest_first_in_few_queries(store):
     assert chosen(sort="accuracy", descending=False)[0] == ids[0]
     assert chosen(ids=(ids[2], ids[4])) == [ids[4], ids[2]]
     assert chosen(experiment="e2") == []
+
+
+@pytest.mark.parametrize(
+    ("selection", "index"),
+    [
+        (Selection(limit=50), "ix_runs_created_at"),
+        (Selection(sort="accuracy", limit=50), "ix_runs_test_accuracy"),
+        (Selection(where="accuracy > 0.9", sort="accuracy", limit=50), "ix_runs_test_accuracy"),
+        (Selection(status="failed"), "ix_runs_status"),
+        (Selection(backbone="resnet18"), "ix_runs_backbone"),
+        (Selection(where="hash = abc"), "ix_runs_config_hash"),
+        (Selection(experiment="table1"), "ix_sweeps_experiment_id"),
+        (Selection(where="tag = good"), "ix_run_tags|pk_run_tags|sqlite_autoindex_run_tags"),
+    ],
+)
+def test_lists_use_indexes(tmp_path, selection, index):
+    with open_store(str(tmp_path / "b.db")) as store, store.database.engine.connect() as connection:
+        query = run_query(selection, frozenset()).compile(connection, compile_kwargs={"literal_binds": True})
+        plan = "\n".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}"))
+    assert re.search(index, plan), plan
+    if selection.limit:
+        assert "TEMP B-TREE" not in plan, f"nothing is sorted: {plan}"
 
 
 # --- plans and attempts -----------------------------------------------------------------------------------------------
