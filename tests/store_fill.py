@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from harness.analysis import metrics
 from harness.config import RunConfig
@@ -36,6 +36,7 @@ from harness_plugins.schedules.paper import PAPER
 
 SPLITS = {"val": 5, "test": 8}
 STAGES = ("frozen", "finetune")
+_NUMBERS = ("id", "run_id", "stage_id")
 
 
 def dataset(tag: str = "f", *, name: str = "chest-xray", prefix: str = "") -> DatasetRecord:
@@ -138,6 +139,26 @@ def add_vote(store: Store, run_ids: Sequence[int], stage: str = "frozen") -> int
         metrics.auc(labels, scores),
     )
     return store.add_ensemble(runs[0].experiment, record)
+
+
+def multiply(store: Store, times: int) -> None:
+    """Store every run so many times more, under other uids and numbers."""
+    tables = [table for table in Base.metadata.sorted_tables if {"run_id", "stage_id"} & {*table.c.keys()}]
+    with store.database.writer.begin() as connection:
+        for table in (Base.metadata.tables["runs"], *tables):
+            if table.name == "ensemble_members":
+                continue
+            found = [dict(row) for row in connection.execute(select(table)).mappings()]
+            for time in range(1, times + 1):
+                more = [
+                    {
+                        name: f"{value}-{time}" if name == "uid" else value + 1000 * time if name in _NUMBERS else value
+                        for name, value in row.items()
+                    }
+                    for row in found
+                ]
+                if more:
+                    connection.execute(insert(table), more)
 
 
 def contents(store: Store) -> dict[str, Any]:

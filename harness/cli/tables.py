@@ -33,7 +33,7 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
         weights = run.weights.kind if run.weights else str(run.config["weights"])
         cells = [_tested(run.stage(name)) for name in stages]
         if run.status != "completed" and cells:
-            cells[-1] = f"[red]{run.status}[/]"
+            cells[-1] = f"[red]{escape(run.status)}[/]"
         table.add_row(str(run.id), escape(run.backbone), escape(weights), *cells)
     if ensembles:
         table.add_section()
@@ -110,9 +110,9 @@ def list_table(runs: Sequence[Run]) -> Table:
             str(run.id),
             escape(run.experiment.name),
             escape(run.backbone),
-            run.weights.kind if run.weights else "",
+            escape(run.weights.kind) if run.weights else "",
             str(run.seed),
-            run.status if run.status == "completed" else f"[red]{run.status}[/]",
+            run.status if run.status == "completed" else f"[red]{escape(run.status)}[/]",
             f"{last.test_accuracy:.2%} [dim]{escape(last.name)}[/]" if last else "",
             f"{last.test_auc:.3f}" if last and last.test_auc is not None else "",
             f"{run.created_at:%Y-%m-%d %H:%M}",

@@ -207,7 +207,7 @@ def _child(task: Task, limits: Limits, pipe: Connection, faults: Path) -> None:
             line.end(None)
         except Stopped as stopped:
             line.end(stopped)
-        except (BrokenPipeError, EOFError):
+        except (ConnectionError, EOFError):
             return  # the parent is gone
         except BrokenPluginError as error:
             line.end(Failure(type(error).__name__, str(error), error.details))

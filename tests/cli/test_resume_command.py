@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,56 @@ def test_a_checkpoint_that_cannot_be_written_is_done_without(
     done = harness("run", *COMMAND, PYTHONPATH=test_plugins)
     assert done.returncode == 0
     assert done.stderr.count("no checkpoint can be kept") == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here: that takes root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.slow
+def test_a_full_disk_and_a_locked_database_end_a_sweep_that_can_be_resumed(
+    start: Start, harness: Harness, test_plugins: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    assert harness("run", *COMMAND, "--db", "reference.db", PYTHONPATH=test_plugins).returncode == 0
+    database = small_disk / "benchmark.db"
+
+    process = start(epochs=2, into="disk/benchmark.db")
+    _fill(small_disk / "filler")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "the disk is full; free some space" in said
+    assert "Traceback" not in said
+    (small_disk / "filler").unlink()
+    assert harness("db", "check", "--db", database).returncode == 0
+    (run, _) = _runs(database)
+    assert run.status == "lost"
+    recorded = len(run.stages[0].epochs)
+    assert recorded >= 2
+
+    process = start(epochs=recorded + 2, into="disk/benchmark.db")
+    blocker = sqlite3.connect(database, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    _, said = process.communicate(timeout=90)
+    blocker.close()
+    assert process.returncode == 2
+    assert "another process has kept it locked for 30 seconds" in said
+    assert harness("db", "check", "--db", database).returncode == 0
+
+    assert harness("resume", "--db", database, PYTHONPATH=test_plugins).returncode == 0
+    assert _end(_runs(database)) == _end(_runs(tmp_path / "reference.db"))
 
 
 @pytest.mark.slow
