@@ -43,4 +43,7 @@ def resume(
             else:
                 out.print("Nothing to go on with: every run has completed.")
             return
+        say(f"Going on with {sweeps[0].experiment.name!r}.")
+        if others := list(dict.fromkeys(sweep.experiment.name for sweep in sweeps[1:])):
+            say(f"Unfinished too, by --experiment: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}")
         execute(store, sweeps[0], db, timeout, memory_limit, checkpoint_every, as_json)

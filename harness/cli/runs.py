@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from harness.cli.options import Database, Json
 from harness.cli.output import escape, out, print_json, say
 from harness.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from harness.results import Selection
+    from harness.store import Store
 
 app = typer.Typer(help="List, show, tag and delete recorded runs.", no_args_is_help=True)
 
@@ -23,7 +28,7 @@ Where = Annotated[
         "in (...), is null, and, or, not, parentheses."
     ),
 ]
-TABLE_ROWS = 50
+TABLE_ROWS, CHUNK_ROWS = 50, 500
 
 
 @app.command("list")
@@ -57,7 +62,7 @@ def list_runs(
 
       harness runs list --where "created >= 2026-11-01" --csv > runs.csv
     """
-    from harness.cli.tables import list_json, list_table
+    from harness.cli.tables import list_table
     from harness.results import RunStatus, Selection
     from harness.store import open_store
 
@@ -76,22 +81,33 @@ def list_runs(
         offset=(page - 1) * (rows or 0),
     )
     with open_store(db, create=False, say=say) as store:
-        runs = store.runs(selection)
-        total = store.count(selection) if in_table else len(runs)
-    records = [list_json(run) for run in runs] if not in_table else []
-    if as_json:
-        print_json(records)
-    elif as_csv:
-        _print_csv(records)
-    elif parquet:
-        _write_parquet(records, parquet)
-    else:
-        out.print(list_table(runs))
-        if len(runs) < total:
-            out.print(f"{len(runs)} of {total} runs; --page {page + 1}, --limit or --where show others.", style="dim")
+        if as_json:
+            print_json(list(_records(store, selection)))
+        elif as_csv:
+            _print_csv(_records(store, selection))
+        elif parquet:
+            _write_parquet(_records(store, selection), parquet)
+        else:
+            runs, total = store.runs(selection), store.count(selection)
+            out.print(list_table(runs))
+            if len(runs) < total:
+                said = f"{len(runs)} of {total} runs; --page {page + 1}, --limit or --where show others."
+                out.print(said, style="dim")
 
 
-def _print_csv(records: list[dict[str, Any]]) -> None:
+def _records(store: Store, selection: Selection) -> Iterator[dict[str, Any]]:
+    """Yield the selected runs in order, some at a time."""
+    from harness.cli.tables import list_json
+    from harness.results import Selection
+
+    run_ids = store.run_ids(selection)
+    for begin in range(0, len(run_ids), CHUNK_ROWS):
+        ids = tuple(run_ids[begin : begin + CHUNK_ROWS])
+        found = {run.id: run for run in store.runs(Selection(ids=ids))}
+        yield from (list_json(found[run_id]) for run_id in ids if run_id in found)
+
+
+def _print_csv(records: Iterator[dict[str, Any]]) -> None:
     import csv
     import sys
 
@@ -103,12 +119,13 @@ def _print_csv(records: list[dict[str, Any]]) -> None:
         writer.writerow({key: ";".join(value) if isinstance(value, list) else value for key, value in record.items()})
 
 
-def _write_parquet(records: list[dict[str, Any]], path: Path) -> None:
+def _write_parquet(records: Iterator[dict[str, Any]], path: Path) -> None:
     from harness.cli.output import parquet_module
     from harness.cli.tables import LIST_COLUMNS
 
     pyarrow, parquet = parquet_module()
-    columns = {name: [record[name] for record in records] for name in LIST_COLUMNS}
+    rows = list(records)
+    columns = {name: [row[name] for row in rows] for name in LIST_COLUMNS}
     try:
         parquet.write_table(pyarrow.table(columns), path)
     except OSError as error:

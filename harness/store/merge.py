@@ -40,7 +40,7 @@ from harness.store import models, open_store
 from harness.store.backup import copy_sqlite
 from harness.store.database import Database, connect, explained
 from harness.store.schema import alembic_config, prepare, revision
-from harness.store.snapshot import Snapshot, snapshot, table_of
+from harness.store.snapshot import Snapshot, snapshot, table_of, types_of
 from harness.store.store import Store
 
 __all__ = ["Merged", "back_up", "merge", "opened_unchanged"]
@@ -430,7 +430,7 @@ class _Batch:
     def _datasets(self, ids: Collection[int]) -> dict[int, int]:
         """Copy data sets with the images of their splits."""
         datasets = self._shared(_DATASETS, "fingerprint", ids)
-        query = select(_DATASET_SPLITS, _SPLITS.c.sha256).join(_SPLITS, _SPLITS.c.id == _DATASET_SPLITS.c.split_id)
+        query = select(_DATASET_SPLITS, _SPLITS.c.sha256).outerjoin(_SPLITS, _SPLITS.c.id == _DATASET_SPLITS.c.split_id)
         links = self.reader.all(query.where(_DATASET_SPLITS.c.dataset_id.in_(datasets)))
         here = query.where(_DATASET_SPLITS.c.dataset_id.in_(datasets.values()))
         known = {(row["dataset_id"], row["name"]): row["sha256"] for row in self.writer.execute(here).mappings()}
@@ -540,11 +540,4 @@ def _progress(run: Mapping[str, Any], epochs: int) -> tuple[bool, int, int, bool
 
 @cache
 def _types(table: Table) -> dict[str, tuple[type, ...]]:
-    """Return what Python makes of a table's columns; of JSON, anything."""
-    types = {}
-    for column in table.c:
-        if not isinstance(column.type, JSON):
-            of_column = column.type.python_type
-            also = (int,) if of_column is float else ()
-            types[column.name] = (of_column, *also, *((type(None),) if column.nullable else ()))
-    return types
+    return {column.name: types_of(column) for column in table.c}

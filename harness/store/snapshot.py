@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func
+from sqlalchemy import JSON, Column, ColumnElement, Connection, Select, Table, TypeDecorator, func
 
 from harness.errors import StoreError
 from harness.store.database import Database, explained
 from harness.store.models import Base
 
-__all__ = ["Snapshot", "snapshot", "table_of"]
+__all__ = ["Snapshot", "snapshot", "table_of", "types_of"]
 
 Values = dict[str, Any]
 
@@ -24,6 +24,17 @@ _PORTION_BYTES = 16 * 2**20
 def table_of(row: type[Base]) -> Table:
     """Return the table of a model: without objects, copying rows takes a tenth of the time."""
     return cast(Table, row.__table__)
+
+
+def types_of(column: Column[Any]) -> tuple[type, ...]:
+    """Return what a column's values are in Python; SQLite takes any value for any column."""
+    kind: Any = column.type
+    while isinstance(kind, TypeDecorator):
+        kind = kind.impl
+    types = (
+        (dict, list) if isinstance(kind, JSON) else (float, int) if kind.python_type is float else (kind.python_type,)
+    )
+    return (*types, type(None)) if column.nullable else types
 
 
 @dataclass(frozen=True)

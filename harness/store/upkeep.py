@@ -7,6 +7,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from math import isclose
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from harness.analysis import metrics
@@ -25,7 +26,7 @@ from harness.store import models, open_store
 from harness.store.codec import sha256, unpack_doubles, unpack_labels, unpack_logits, unpack_strings
 from harness.store.database import Database, connect, explained
 from harness.store.schema import revision
-from harness.store.snapshot import Snapshot, snapshot, table_of
+from harness.store.snapshot import Snapshot, snapshot, table_of, types_of
 from harness.store.store import Store, remove_unused
 
 __all__ = ["Finding", "Info", "Removed", "Upgraded", "check", "collect_garbage", "info", "upgrade"]
@@ -44,6 +45,17 @@ _SPLITS = table_of(models.SplitRow)
 _STAGES = table_of(models.StageRow)
 
 _ENDED = ("completed", "failed", "interrupted")
+_STORED_AS: Mapping[type, str] = {  # by SQLite
+    bool: "integer",
+    bytes: "blob",
+    datetime: "text",
+    dict: "text",
+    float: "real",
+    int: "integer",
+    list: "text",
+    str: "text",
+    type(None): "null",
+}
 _CHECKPOINT = re.compile(r"[0-9a-f]{32}")
 
 
@@ -196,7 +208,7 @@ class _Checker:
         self.labels = lru_cache(maxsize=8)(self._labels)
         about_runs = (self._runs, self._predictions, self._measurements, self._ensembles, self._lost)
         failed = set()
-        for section in (self._count, self._file, self._datasets, self._splits, *about_runs):
+        for section in (self._count, self._file, self._types, self._datasets, self._splits, *about_runs):
             try:
                 yield from section()
             except StoreError as error:
@@ -224,6 +236,21 @@ class _Checker:
                     yield Finding(f"the file is damaged: {' '.join(line.split())}; go back to a copy of it")
             for table, row_id, parent, _ in self.reader.connection.execute(text("PRAGMA foreign_key_check")):
                 yield Finding(f"row {row_id} of {table} refers to a row of {parent} that is not there")
+
+    def _types(self) -> Iterator[Finding]:
+        if self.store.database.path is None:
+            return  # PostgreSQL lets in no value of another type
+        for table in models.Base.metadata.sorted_tables:
+            kinds = {column.name: func.typeof(text(f'"{column.name}"')) for column in table.c}
+            proper = {column.name: {_STORED_AS[kind] for kind in types_of(column)} for column in table.c}
+            odd = or_(*(kind.not_in(proper[name]) for name, kind in kinds.items()))
+            found = select(text("rowid AS row_number"), *(kind.label(name) for name, kind in kinds.items()))
+            for portion in self.reader.portions(found.select_from(table).where(odd)):
+                for row in portion:
+                    for name in kinds:
+                        if row[name] not in proper[name]:
+                            where = f"row {row['row_number']} of {table.name}"
+                            yield Finding(f"{where}: {name} holds a value of the type {row[name]}")
 
     def _datasets(self) -> Iterator[Finding]:
         for row in self.reader.all(select(_DATASETS.c.id, _DATASETS.c.classes)):
@@ -331,6 +358,8 @@ class _Checker:
 
     def _prediction(self, row: Values) -> Iterator[str]:
         n, classes = row["n"], row["classes"]
+        if not (isinstance(n, int) and isinstance(classes, int) and isinstance(row["logits"], bytes)):
+            return  # which is found of the types
         if len(row["logits"]) != 4 * n * classes:
             yield f"its logits take {len(row['logits'])} bytes; {n} images of {classes} classes take {4 * n * classes}"
             return
