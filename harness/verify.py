@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.errors import TrainingError
 from harness.results import Run, Selection
 from harness.store import Store, open_store
+from harness.store.upkeep import check
 
 __all__ = ["Digest", "Kill", "Verdict", "verify_resume"]
 
@@ -66,7 +67,7 @@ def verify_resume(
         watch: told what happens.
 
     Raises:
-        TrainingError: a run ended otherwise than by a kill, or lost what it had recorded.
+        TrainingError: a run ended otherwise than by a kill, lost what it had recorded, or left a damaged database.
     """
     moments = random.Random(seed)  # noqa: S311 (moments, no secrets)
     begin = time.monotonic()
@@ -121,9 +122,13 @@ def _wait(process: subprocess.Popen[str], kill_after: float | None) -> bool:
 
 
 def _epochs(database: Path) -> int:
+    """Count what is recorded in a database that is sound."""
     if not database.exists():
         return 0
     with open_store(str(database)) as store:
+        for finding in check(store):
+            if not finding.note:
+                raise TrainingError(f"after a kill the database is not sound: {finding.text}")
         return sum(len(stage.epochs) for run in store.runs(epochs=True) for stage in run.stages)
 
 

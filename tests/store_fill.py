@@ -104,8 +104,7 @@ def go_on(
     stages: Sequence[str] = STAGES,
 ) -> None:
     """Store what a run yields."""
-    seed = int(store.run(run_id).uid[:8], 16)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([run_id, epochs, *device.encode()])
     store.record(run_id, setup(device))
     for index, stage in enumerate(stages):
         store.record(run_id, StageStarted(stage, index, epochs, 1026))

@@ -66,7 +66,7 @@ PLANTED = [
     (StageRow, lambda row: {"test_images": 7}, "its test_images is 7; its logits and labels give 8"),
     (StageRow, lambda row: {"test_auc": row["test_auc"] / 2}, "its test_auc is"),
     (StageRow, lambda row: {"val_accuracy": None}, "split 'val': its val_accuracy is None"),
-    (StageRow, lambda row: {"test_confusion": row["test_confusion"][::-1]}, r"its test_confusion is \[\["),
+    (StageRow, lambda row: {"test_confusion": [[9, 0], [0, 0]]}, r"its test_confusion is \[\["),
     (RunRow, lambda row: {"test_accuracy": row["test_accuracy"] + 0.01}, r"run \d: its test accuracy is"),
     (RunRow, lambda row: {"test_auc": None}, r"run \d: its AUC is None"),
     (RunRow, lambda row: {"config_hash": "c" * 64}, "its config has the hash [0-9a-f]{64}, and 'c{64}' is"),
@@ -181,11 +181,12 @@ def test_damage_that_sqlite_lets_in_is_found(filled, tmp_path, statement, says):
 
 
 def test_damaged_pages_are_found(filled, tmp_path):
-    """Whichever page is overwritten: it is said, or the file does not open at all."""
+    """Whichever page is overwritten, which every third is: it is said, or the file does not open at all."""
     content = filled.read_bytes()
     size = int.from_bytes(content[16:18], "big")
     said = 0
-    for page in range(1, len(content) // size):
+    pages = range(1, len(content) // size, 3)
+    for page in pages:
         path = tmp_path / "b.db"
         path.write_bytes(content[: page * size] + b"\xa5" * size + content[(page + 1) * size :])
         try:
@@ -197,7 +198,7 @@ def test_damaged_pages_are_found(filled, tmp_path):
             continue
         assert texts, f"page {page}"
         said += 1
-    assert said == len(content) // size - 1 > 20
+    assert said == len(pages) > 10
 
 
 def test_what_is_large_is_read_in_portions(store, monkeypatch):
