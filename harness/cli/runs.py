@@ -112,11 +112,13 @@ def _print_csv(records: Iterator[dict[str, Any]]) -> None:
     import sys
 
     from harness.cli.tables import LIST_COLUMNS
+    from harness.store.export import csv_text
 
     writer = csv.DictWriter(sys.stdout, LIST_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow({key: ";".join(value) if isinstance(value, list) else value for key, value in record.items()})
+        texts = {key: ";".join(value) if isinstance(value, list) else value for key, value in record.items()}
+        writer.writerow({key: csv_text(value) if isinstance(value, str) else value for key, value in texts.items()})
 
 
 def _write_parquet(records: Iterator[dict[str, Any]], path: Path) -> None:

@@ -37,7 +37,7 @@ from harness.store.codec import unpack_doubles, unpack_labels, unpack_logits, un
 from harness.store.snapshot import Snapshot, snapshot, table_of
 from harness.store.store import Store
 
-__all__ = ["FORMATS", "TABLES", "Format", "export"]
+__all__ = ["FORMATS", "TABLES", "Format", "csv_text", "export"]
 
 Format = Literal["csv", "parquet", "jsonl"]
 FORMATS: tuple[Format, ...] = ("csv", "parquet", "jsonl")
@@ -434,6 +434,11 @@ def _cell(value: Any, kind: Kind) -> Any:
             text = _clean(";".join(value))
         case "text":
             text = _clean(str(value))
+    return csv_text(text)
+
+
+def csv_text(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

@@ -39,10 +39,9 @@ def findings(store):
 def fill(store, tag):
     """Runs of an experiment that all databases have, and of their own; of what all have, and of their own."""
     ids = [add_run(store, "shared", f"net{i}", stages=["frozen"], tags=[tag], note=f"note {tag}") for i in range(2)]
-    add_run(
-        store, f"only {tag}", "alexnet", data=dataset(tag), device=f"cuda:{tag}", stages=["frozen"], status="failed"
-    )
-    add_run(store, "shared", "googlenet", device=f"cuda:{tag}", status="interrupted")
+    own = f"cuda:{tag}"
+    add_run(store, f"only {tag}", "alexnet", data=dataset(tag), device=own, stages=["frozen"], status="failed")
+    add_run(store, "shared", "googlenet", device=own, status="interrupted")
     add_run(store, "shared", "vit", status="planned")
     add_vote(store, ids)
     return ids
@@ -59,6 +58,11 @@ def filled(tmp_path_factory):
         back_up(paths[tag], Path(f"{paths[tag]}.copy"))  # one file alone
         paths[tag] += ".copy"
     return paths
+
+
+@pytest.fixture
+def one(tmp_path):
+    return str(tmp_path / "one.db")
 
 
 @pytest.fixture
@@ -137,15 +141,15 @@ def test_small_batches_and_portions_give_the_same(url, other, filled, monkeypatc
         assert findings(store) == []
 
 
-def test_an_experiment_began_when_the_first_of_both_did(url, other):
-    for place, year in ((url, 2025), (other, 2024)):
+def test_an_experiment_began_when_the_first_of_both_did(one, other):
+    for place, year in ((one, 2025), (other, 2024)):
         with open_store(place) as store:
             add_run(store, "shared")
             with store.database.writer.begin() as connection:
                 connection.execute(update(ExperimentRow).values(created_at=datetime(year, 1, 1, tzinfo=UTC)))
-    merge(url, [other])
-    merge(other, [url])
-    for place in (url, other):
+    merge(one, [other])
+    merge(other, [one])
+    for place in (one, other):
         with open_store(place) as store:
             assert [found.created_at.year for found in store.experiments()] == [2024]
 
@@ -238,22 +242,22 @@ def test_a_run_that_goes_on_is_left_alone_there_and_here(url, other):
         assert store.run(running).status == "completed"
 
 
-def test_a_run_whose_process_is_gone_is_copied_and_stays_lost(url, other):
-    with open_store(url) as store:
+def test_a_run_whose_process_is_gone_is_copied_and_stays_lost(one, other):
+    with open_store(one) as store:
         run_id = add_run(store, status=None)
         with store.database.writer.begin() as connection:
             silent = {"host": "elsewhere", "heartbeat_at": datetime.now(UTC) - timedelta(hours=1)}
             connection.execute(update(AttemptRow).values(silent))
         assert store.run(run_id).status == "lost"
-    assert merge(other, [url]).new_runs == 1
+    assert merge(other, [one]).new_runs == 1
     with open_store(other) as store:
         assert [run.status for run in store.runs()] == ["lost"]
 
 
-def test_a_run_that_another_command_takes_up_is_in_both_experiments(url, other):
-    with open_store(url) as store:
+def test_a_run_that_another_command_takes_up_is_in_both_experiments(one, other):
+    with open_store(one) as store:
         add_run(store, "first")
-    merge(other, [url])
+    merge(other, [one])
     with open_store(other) as store:
         (run,) = store.runs()
         with store.database.writer.begin() as connection:
@@ -262,8 +266,8 @@ def test_a_run_that_another_command_takes_up_is_in_both_experiments(url, other):
                 text("INSERT INTO sweeps VALUES (9, 'u', 9, 'harness run', '[]', 'h', '2026-01-01 00:00:00.000000')")
             )
             connection.execute(text(f"INSERT INTO sweep_runs VALUES (9, {run.id}, 0)"))
-    assert merge(url, [other]).known_runs == 1
-    with open_store(url) as store:
+    assert merge(one, [other]).known_runs == 1
+    with open_store(one) as store:
         assert {found.name for found in store.runs()[0].experiments} == {"first", "second"}
 
 
@@ -327,6 +331,8 @@ def test_a_source_that_does_not_fit_together_is_refused_and_leaves_the_target_so
         add_run(store, data=dataset("c"))
         before = rows(store)
         for statement, says in DAMAGE.items():
+            if "://" in url and "NaN" not in statement:
+                continue  # which is found before anything is written, wherever to
             shutil.copy(filled["a"], other)
             unbound(other, statement)
             with pytest.raises(StoreError, match=says) as caught:
@@ -336,15 +342,15 @@ def test_a_source_that_does_not_fit_together_is_refused_and_leaves_the_target_so
             assert rows(store) == before
 
 
-def test_other_images_under_the_same_fingerprint_are_refused(url, other):
-    with open_store(url) as store:
+def test_other_images_under_the_same_fingerprint_are_refused(one, other):
+    with open_store(one) as store:
         add_run(store)
         before = rows(store)
     with open_store(other) as store:
         add_run(store, data=dataset(prefix="other"))
     with pytest.raises(StoreError, match=r"the split '(val|test)' .*other images than that of the same fingerprint"):
-        merge(url, [other])
-    with open_store(url) as store:
+        merge(one, [other])
+    with open_store(one) as store:
         assert rows(store) == before
 
 
@@ -375,20 +381,20 @@ def old_on_postgres(postgres):
         given.engine.dispose()
 
 
-def test_a_source_of_an_older_schema_is_left_as_it_is(url, tmp_path):
+def test_a_source_of_an_older_schema_is_left_as_it_is(one, tmp_path):
     (tmp_path / "old").mkdir()
     old = tmp_path / "old" / "old.db"
     shutil.copy(OLD, old)
     for new in (5, 0):
-        assert merge(url, [str(old)]).new_runs == new
+        assert merge(one, [str(old)]).new_runs == new
     assert old.read_bytes() == OLD.read_bytes()
     assert list(old.parent.iterdir()) == [old]
-    with open_store(url) as store:
+    with open_store(one) as store:
         assert findings(store) == []
         once = rows(store)
     open_store(str(old)).close()  # brought up to date for good, its sweeps have names of their own
-    assert merge(url, [str(old)]).known_runs == 5
-    with open_store(url) as store, open_store(str(old)) as source:
+    assert merge(one, [str(old)]).known_runs == 5
+    with open_store(one) as store, open_store(str(old)) as source:
         assert rows(store) == once
         assert contents(store) == contents(source)
 

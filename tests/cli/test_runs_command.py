@@ -1,0 +1,112 @@
+"""`harness runs` on a database of stored results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from harness.paths import checkpoint_dir
+from harness.store import open_store
+from results_for_pages import add_run, dataset, table_one
+from support import Harness
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "benchmark.db"
+    with open_store(str(path)) as store:
+        table_one(store)
+        store.tag([1, 2], add=["good"])
+        store.note(1, '=HYPERLINK("evil")')
+    return path
+
+
+def test_list_filters_sorts_and_pages(harness: Harness, database: Path) -> None:
+    def ids(*arguments: str) -> list[int]:
+        done = harness("runs", "list", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return [run["id"] for run in json.loads(done.stdout)]
+
+    assert ids() == [5, 4, 3, 2, 1]
+    assert ids("--where", "weights = random or status = failed") == [4, 2]
+    assert ids("--where", "accuracy > 80% and tag = good") == [1]
+    assert ids("--sort", "accuracy")[:2] == [3, 1]
+    assert ids("--sort", "accuracy", "--ascending")[:2] == [2, 1]
+    assert ids("--limit", "2", "--page", "2") == [3, 2]
+    table = harness("runs", "list", "--limit", "2")
+    assert "2 of 5 runs; --page 2" in table.stdout
+    assert "densenet121" in table.stdout
+    for wrong, says in ((["--where", "accuracy >"], "--where"), (["--sort", "colour"], "--sort")):
+        refused = harness("runs", "list", *wrong)
+        assert refused.returncode == 2
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_csv_and_parquet_hold_the_same(harness: Harness, database: Path, tmp_path: Path) -> None:
+    text = harness("runs", "list", "--csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert harness("runs", "list", "--parquet", "runs.parquet").returncode == 0
+    table = parquet.read_table(tmp_path / "runs.parquet").to_pylist()
+    assert [int(row["id"]) for row in rows] == [row["id"] for row in table] == [5, 4, 3, 2, 1]
+    for row, other in zip(rows, table, strict=True):
+        assert row["backbone"] == other["backbone"]
+        assert (float(row["test_accuracy"]) if row["test_accuracy"] else None) == other["test_accuracy"]
+    assert rows[-1]["note"].startswith("'="), "no formula for a spreadsheet"
+    assert table[-1]["note"] == '=HYPERLINK("evil")'
+
+
+def test_tag_note_and_rm(harness: Harness, database: Path, tmp_path: Path) -> None:
+    assert harness("runs", "tag", "3", "--add", "best", "--remove", "none").returncode == 0
+    assert harness("runs", "tag", "--where", "tag = good", "--remove", "good").stdout.strip() == "2 runs"
+    assert harness("runs", "note", "3", "the room was hot").returncode == 0
+    shown = json.loads(harness("runs", "show", "3", "--json").stdout)
+    assert (shown["tags"], shown["note"]) == (["best"], "the room was hot")
+    assert harness("runs", "tag", "3").returncode == 2
+    assert "there is no run 77" in harness("runs", "tag", "77", "--add", "x").stderr
+
+    unasked = harness("runs", "rm", "1")
+    assert unasked.returncode == 1
+    assert "for good?" in unasked.stderr
+    assert "say which runs" in harness("runs", "rm", "--yes").stderr
+    removed = harness("runs", "rm", "1", "--yes")
+    assert removed.stdout.strip() == "Deleted 1 runs and 2 ensembles."
+    with open_store(str(database)) as store:
+        assert [run.id for run in store.runs()] == [5, 4, 3, 2]
+        assert store.ensembles() == []
+
+
+def test_rm_takes_the_checkpoint_of_the_run_and_no_other_path(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
+    outside = tmp_path / "home" / "precious"
+    outside.mkdir(parents=True)
+    with open_store(str(tmp_path / "benchmark.db")) as store:
+        add_run(store, "e", "alexnet", data=dataset(), stop_after=1, status="interrupted")
+        with store.database.writer.begin() as connection:
+            connection.exec_driver_sql("UPDATE runs SET uid = '../../precious'")
+    checkpoint = checkpoint_dir("../../precious")
+    checkpoint.mkdir(parents=True)
+    assert harness("runs", "rm", "1", "--yes").returncode == 0
+    assert not checkpoint.exists()
+    assert outside.is_dir()
+
+
+def test_hostile_text_does_not_reach_the_terminal_as_commands(harness: Harness, tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x1b[31m[red]net[/red]"
+    with open_store(str(tmp_path / "benchmark.db")) as store:
+        add_run(store, evil, evil, data=dataset(name=evil))
+        store.tag([1], add=[evil])
+        store.note(1, evil)
+    for command in (["list"], ["show", "1"]):
+        done = harness("runs", *command)
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout
+        assert "\x07" not in done.stdout
+        assert r"\x1b]0;owned" in done.stdout
