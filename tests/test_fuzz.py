@@ -18,12 +18,12 @@ from harness_plugins.schedules.paper import PAPER
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 KEYS = st.sampled_from(
-    (
-        "frozen finetune transform data epochs lr lr.kind lr.base optimizer optimizer.kind batch_size crop_scale plugins "
-        "weights seed stages path train é __class__"
-    ).split()
-    + ["", "a b"]
-)
+    [
+        "frozen", "finetune", "transform", "data", "epochs", "lr", "lr.kind", "lr.base", "optimizer",
+        "optimizer.kind", "batch_size", "crop_scale", "plugins", "weights", "seed", "stages", "path",
+        "train", "", "é", "a b", "__class__",
+    ]
+)  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
