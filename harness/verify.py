@@ -79,12 +79,13 @@ def verify_resume(
     disturbed: list[tuple[Digest, ...]] = []
     while len(done) < kills:
         database = folder / f"disturbed{len(disturbed)}.db"
-        recorded = 0
+        recorded, before = 0, len(done)
         while True:
             after = moments.uniform(0, lasts) if len(done) < kills else None
             begin = time.monotonic()
             if _wait(_start(arguments, database), after):
-                lasts = min(lasts, time.monotonic() - begin)
+                if len(done) == before:  # the first run of all had to read everything from disk
+                    lasts = min(lasts, time.monotonic() - begin)
                 break
             epochs = _epochs(database)
             if epochs < recorded:
