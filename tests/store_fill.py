@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+from alembic.script import ScriptDirectory
 from sqlalchemy import insert, select
 
 from harness.analysis import metrics
@@ -32,10 +33,12 @@ from harness.results import (
 )
 from harness.store import Store
 from harness.store.models import Base
+from harness.store.schema import alembic_config
 from harness_plugins.schedules.paper import PAPER
 
 SPLITS = {"val": 5, "test": 8}
 STAGES = ("frozen", "finetune")
+HEAD = ScriptDirectory.from_config(alembic_config(None)).get_current_head()
 _NUMBERS = ("id", "run_id", "stage_id")
 
 

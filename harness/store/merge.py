@@ -20,6 +20,7 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import (
     JSON,
+    Column,
     Connection,
     MetaData,
     Table,
@@ -40,7 +41,7 @@ from harness.store import models, open_store
 from harness.store.backup import copy_sqlite
 from harness.store.database import Database, connect, explained
 from harness.store.schema import alembic_config, prepare, revision
-from harness.store.snapshot import Snapshot, snapshot, table_of, types_of
+from harness.store.snapshot import Snapshot, has_shape, snapshot, table_of, types_of
 from harness.store.store import Store
 
 __all__ = ["Merged", "back_up", "merge", "opened_unchanged"]
@@ -48,7 +49,8 @@ __all__ = ["Merged", "back_up", "merge", "opened_unchanged"]
 Values = dict[str, Any]
 Progress = Callable[[int, int], None]
 
-_BATCH = 200  # runs, or ensembles, in a transaction
+_BATCH = 200  # runs, or ensembles, in a transaction at most
+_BATCH_BYTES = 64 * 2**20  # of logits
 
 _ATTEMPTS = table_of(models.AttemptRow)
 _DATASETS = table_of(models.DatasetRow)
@@ -242,11 +244,29 @@ def _copy(source: Store, target: Store, merged: Merged, progress: Progress, *, e
             columns = [column for column in table.c if column.name not in ("labels", "scores")]
             query = rest = select(*columns).order_by(table.c.id).limit(_BATCH)
             while rows := reader.all(rest):
-                with _writing(target.database, reader) as connection:
-                    copy(_Batch(reader, connection, target, alive, exact, merged), rows)
+                for part in _of_bounded_size(reader, rows) if table is _RUNS else [rows]:
+                    with _writing(target.database, reader) as connection:
+                        copy(_Batch(reader, connection, target, alive, exact, merged), part)
+                    done += len(part)
+                    progress(done, total)
                 rest = query.where(table.c.id > rows[-1]["id"])
-                done += len(rows)
-                progress(done, total)
+
+
+def _of_bounded_size(reader: Snapshot, runs: list[Values]) -> Iterator[list[Values]]:
+    """Split runs so that a transaction does not keep other writers waiting for long."""
+    size = func.sum(func.length(_PREDICTIONS.c.logits)).label("size")
+    query = select(_STAGES.c.run_id, size).join(_PREDICTIONS, _PREDICTIONS.c.stage_id == _STAGES.c.id)
+    of_runs = _STAGES.c.run_id.in_([run["id"] for run in runs])
+    sizes = {row["run_id"]: int(row["size"]) for row in reader.all(query.where(of_runs).group_by(_STAGES.c.run_id))}
+    part: list[Values] = []
+    left = _BATCH_BYTES
+    for run in runs:
+        left -= sizes.get(run["id"], 0)
+        if part and left < 0:
+            yield part
+            part, left = [], _BATCH_BYTES - sizes.get(run["id"], 0)
+        part.append(run)
+    yield part
 
 
 @contextmanager
@@ -314,8 +334,12 @@ class _Batch:
         ]
         running = tuple(known["id"] for _, known in further if known["status"] == "running")
         alive = set(self.target.run_ids(Selection(status="running", ids=running))) if running else set()
-        for run_id in sorted(alive):
-            self._note(f"its run that is run {run_id} here went further, but that is being executed, and left alone")
+        for row, known in further:
+            if known["id"] in alive:
+                self._note(
+                    f"run {row['id']} went further than run {known['id']} here, which is being executed, and left "
+                    "alone; merge again when it has ended"
+                )
         return [row for row, known in further if known["id"] not in alive]
 
     def _fill_notes(self, rows: list[Values], known: Mapping[str, Values]) -> None:
@@ -492,11 +516,12 @@ class _Batch:
 
     def _values(self, table: Table, row: Values, refers: Mapping[str, Mapping[int, int]]) -> Values:
         """Return a row of the source as one of the target."""
-        for name, types in _types(table).items():
-            if not isinstance(row[name], types):
+        for column, types in _types(table).items():
+            value = row[column.name]
+            if not isinstance(value, types) or not has_shape(column, value):
                 raise StoreError(
-                    f"results database {self.reader.name}: {table.name}.{name} holds {str(row[name])[:50]!r}, which is "
-                    "none of its type; `harness db check` says more"
+                    f"results database {self.reader.name}: {table.name}.{column.name} holds {str(value)[:50]!r}, which "
+                    "does not belong there; `harness db check` says more"
                 )
         values = dict(row)
         if not self.exact and "id" in values:
@@ -539,5 +564,5 @@ def _progress(run: Mapping[str, Any], epochs: int) -> tuple[bool, int, int, bool
 
 
 @cache
-def _types(table: Table) -> dict[str, tuple[type, ...]]:
-    return {column.name: types_of(column) for column in table.c}
+def _types(table: Table) -> dict[Column[Any], tuple[type, ...]]:
+    return {column: types_of(column) for column in table.c}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +13,7 @@ from harness.errors import StoreError
 from harness.store.database import Database, explained
 from harness.store.models import Base
 
-__all__ = ["Snapshot", "snapshot", "table_of", "types_of"]
+__all__ = ["Snapshot", "has_shape", "snapshot", "table_of", "types_of"]
 
 Values = dict[str, Any]
 
@@ -35,6 +35,39 @@ def types_of(column: Column[Any]) -> tuple[type, ...]:
         (dict, list) if isinstance(kind, JSON) else (float, int) if kind.python_type is float else (kind.python_type,)
     )
     return (*types, type(None)) if column.nullable else types
+
+
+def has_shape(column: Column[Any], value: Any) -> bool:
+    """Tell whether JSON is of the form that the rest of harness takes it to be."""
+    shape = _SHAPES.get((column.table.name, column.name))
+    return value is None or shape is None or shape(value)
+
+
+def _is_plugin(value: Any) -> bool:
+    fields = {"kind", "name", "distribution", "version"}
+    return isinstance(value, dict) and value.keys() == fields and _are(str, value.values())
+
+
+def _are(kind: type, values: Any) -> bool:
+    return all(type(value) is kind for value in values)
+
+
+_SHAPES: Mapping[tuple[str, str], Callable[[Any], bool]] = {
+    ("datasets", "classes"): lambda value: isinstance(value, list) and _are(str, value),
+    ("datasets", "counts"): lambda value: (
+        isinstance(value, dict)
+        and _are(dict, value.values())
+        and all(_are(int, of_split.values()) for of_split in value.values())
+    ),
+    ("ensembles", "plugin"): _is_plugin,
+    ("environments", "details"): lambda value: isinstance(value, dict),
+    ("runs", "config"): lambda value: isinstance(value, dict),
+    ("runs", "plugins"): lambda value: isinstance(value, list) and all(map(_is_plugin, value)),
+    ("stages", "test_confusion"): lambda value: (
+        isinstance(value, list) and _are(list, value) and all(_are(int, line) for line in value)
+    ),
+    ("sweeps", "ensembles"): lambda value: isinstance(value, list) and _are(str, value),
+}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, or_, select, text
+from sqlalchemy import JSON, Connection, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from harness.analysis import metrics
@@ -26,7 +26,7 @@ from harness.store import models, open_store
 from harness.store.codec import sha256, unpack_doubles, unpack_labels, unpack_logits, unpack_strings
 from harness.store.database import Database, connect, explained
 from harness.store.schema import revision
-from harness.store.snapshot import Snapshot, snapshot, table_of, types_of
+from harness.store.snapshot import Snapshot, has_shape, snapshot, table_of, types_of
 from harness.store.store import Store, remove_unused
 
 __all__ = ["Finding", "Info", "Removed", "Upgraded", "check", "collect_garbage", "info", "upgrade"]
@@ -206,9 +206,10 @@ class _Checker:
 
     def everything(self) -> Iterator[Finding]:
         self.labels = lru_cache(maxsize=8)(self._labels)
-        about_runs = (self._runs, self._predictions, self._measurements, self._ensembles, self._lost)
+        about_rows = (self._splits, self._runs, self._predictions, self._measurements, self._ensembles, self._lost)
+        sections: tuple[Callable[[], Iterable[Finding]], ...] = (self._file, self._types, self._shapes, self._look_up)
         failed = set()
-        for section in (self._count, self._file, self._types, self._datasets, self._splits, *about_runs):
+        for section in (*sections, *about_rows):
             try:
                 yield from section()
             except StoreError as error:
@@ -216,12 +217,15 @@ class _Checker:
                     yield Finding(str(error))
                 failed.add(str(error))
 
-    def _count(self) -> Iterator[Finding]:
+    def _look_up(self) -> Iterable[Finding]:
         looked_at = (_SPLITS, _RUNS, _PREDICTIONS, _ENSEMBLES)
         with explained(self.reader.name):
             counts = [self.reader.connection.scalar(select(func.count()).select_from(each)) for each in looked_at]
         self.total = sum(count or 0 for count in counts)
-        yield from ()
+        for row in self.reader.all(select(_DATASETS.c.id, _DATASETS.c.classes)):
+            if isinstance(row["classes"], list):
+                self.classes[row["id"]] = len(row["classes"])
+        return ()
 
     def _went_on(self, rows: int) -> None:
         self.done += rows
@@ -252,12 +256,17 @@ class _Checker:
                             where = f"row {row['row_number']} of {table.name}"
                             yield Finding(f"{where}: {name} holds a value of the type {row[name]}")
 
-    def _datasets(self) -> Iterator[Finding]:
-        for row in self.reader.all(select(_DATASETS.c.id, _DATASETS.c.classes)):
-            if isinstance(row["classes"], list):
-                self.classes[row["id"]] = len(row["classes"])
-            else:
-                yield Finding(f"data set {row['id']}: its classes are no list")
+    def _shapes(self) -> Iterator[Finding]:
+        for table in models.Base.metadata.sorted_tables:
+            columns = [column for column in table.c if isinstance(column.type, JSON)]
+            if not columns:
+                continue
+            for portion in self.reader.portions(select(*table.primary_key, *columns)):
+                for row in portion:
+                    for column in columns:
+                        if not has_shape(column, row[column.name]):
+                            key = ", ".join(str(row[each.name]) for each in table.primary_key)
+                            yield Finding(f"{table.name} {key}: its {column.name} is not of the form that it should be")
 
     def _splits(self) -> Iterator[Finding]:
         users: dict[int, list[int]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 import pytest
 from sqlalchemy import func, select, text
-from store_fill import SPLITS, add_run, add_vote, dataset
+from store_fill import HEAD, SPLITS, add_run, add_vote, dataset
 
 from harness.cli import main
 from harness.errors import ConfigError, StoreError
@@ -32,7 +32,7 @@ def filled(tmp_path_factory):
     with open_store(str(path)) as store:
         ids = [add_run(store, "table1", name, seed=i) for i, name in enumerate(("alexnet", "resnet18"))]
         add_vote(store, ids)
-        add_run(store, "other", "vit", status="failed", stages=["frozen"])
+        add_run(store, "other", "vit", status="failed", stages=["frozen"], note="one\rline")
         store.tag(ids[:1], add=["-1", "a"])
         add_run(store, ODD, ODD, tags=[ODD], note=ODD, failure=ODD, status="failed", data=odd_dataset())
     return path
@@ -92,12 +92,12 @@ def test_upgrade(run, tmp_path, monkeypatch):
     shutil.copy(OLD, "old.db")
     code, printed, _ = run("upgrade", "--db", "old.db")
     assert code == 0
-    assert "revision 0001 to 0002" in printed
+    assert f"revision 0001 to {HEAD}" in printed
     (copy,) = tmp_path.glob("old.db.0001-*.bak")
     assert f"kept in {copy.name}" in printed
-    assert "The schema is current: revision 0002." in run("upgrade", "--db", "old.db")[1]
+    assert f"The schema is current: revision {HEAD}." in run("upgrade", "--db", "old.db")[1]
     printed = json.loads(run("upgrade", "--db", "old.db", "--json")[1])
-    assert printed == {"from": "0002", "to": "0002", "message": ""}
+    assert printed == {"from": HEAD, "to": HEAD, "message": ""}
 
 
 def test_info(run, db):
@@ -108,7 +108,13 @@ def test_info(run, db):
     assert printed["oldest_run"]["id"] == 1
     code, shown, _ = run("info")
     assert code == 0
-    for words in ("2 completed, 2 failed", "journal mode wal", "8.0 bytes of logits each", "ensemble_members", "0002"):
+    for words in (
+        "2 completed, 2 failed",
+        "journal mode wal",
+        "8.0 bytes of logits each",
+        "ensemble_members",
+        f"revision {HEAD}",
+    ):
         assert words in shown
 
 
@@ -243,6 +249,7 @@ def test_odd_text_stays_text(run, filled, tmp_path):
         assert [row["backbone"], row["note"], row["dataset"]] == [expected] * 3
         assert list(row["tags"]) == [expected] if format != "csv" else row["tags"] == expected
         assert list(row["experiments"]) == [expected] if format != "csv" else row["experiments"] == expected
+        assert read(tmp_path / format, "runs", format).query("id == 3").iloc[0]["note"] == "one\rline"
         attempt = read(tmp_path / format, "attempts", format).query("run_id == 4").iloc[0]
         assert attempt["failure_message"] == expected
         image = read(tmp_path / format, "predictions", format).query("run_id == 4").iloc[0]["image"]

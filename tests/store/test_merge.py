@@ -111,9 +111,10 @@ def test_there_and_back_through_the_other_backend_is_equal(postgres, other, fill
     shutil.copy(filled["a"], other)
     with open_store(other) as store:
         add_run(store, ODD, ODD, tags=[ODD], note=ODD, failure=ODD, status="failed", data=dataset("z", name=ODD))
-        store.delete_runs([1])  # so that numbers differ
         expected = contents(store)
         assert any(STORED_ODD in run["tags"] for run in expected["runs"].values())
+    with open_store(server) as store:
+        store.delete_runs([add_run(store, "shared", status="failed")])  # so that numbers differ
     merge(server, [other])
     merge(str(tmp_path / "back.db"), [server])
     back_up(server, tmp_path / "copy.db")
@@ -124,6 +125,7 @@ def test_there_and_back_through_the_other_backend_is_equal(postgres, other, fill
     with open_store(str(tmp_path / "copy.db"), create=False) as copy:
         assert contents(copy) == expected
         assert {run.id: run.uid for run in copy.runs()} == numbers, "a copy keeps the numbers"
+        assert 1 not in numbers
     assert not list(tmp_path.glob(".*")), "nothing is left beside it"
 
 
@@ -135,6 +137,7 @@ def test_small_batches_and_portions_give_the_same(url, other, filled, monkeypatc
     monkeypatch.setattr(module, "_BATCH", 2)
     monkeypatch.setattr("harness.store.snapshot._PORTION_BYTES", 1)
     monkeypatch.setattr("harness.store.snapshot._PORTION", 3)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
     merge(url, [other])
     with open_store(url) as store:
         assert contents(store) == expected
@@ -319,6 +322,7 @@ DAMAGE = {
     "UPDATE sweeps SET experiment_id = 99": "row of sweeps refers to one that is not there",
     "DELETE FROM splits": "row of dataset_splits refers to one that is not there",
     "UPDATE runs SET seed = 'many'": "runs.seed holds 'many'",
+    "UPDATE runs SET plugins = '[{}]'": r"runs.plugins holds '\[\{\}\]', which does not belong there",
     "UPDATE runs SET config = '{'": "a stored value cannot be read",
     "UPDATE runs SET config = '{\"a\": NaN}'": "a stored value cannot be copied",
     "UPDATE predictions SET logits = 'text'": "predictions.logits holds|cannot be read",
@@ -374,6 +378,8 @@ def old_on_postgres(postgres):
             if table.name != "alembic_version":
                 values = reader.all(select(table))
                 connection.execute(insert(table), values)
+        connection.execute(text("ALTER DATABASE old SET timezone TO 'Asia/Tokyo'"))
+    database.engine.dispose()
     try:
         yield postgres.format(database="old"), database
     finally:
@@ -406,6 +412,13 @@ def test_an_older_postgresql_is_left_as_it_is(postgres, tmp_path):
         with database.engine.connect() as connection:
             assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "0001"
             assert connection.scalar(text("SELECT count(*) FROM information_schema.schemata")) <= 4, "no copy"
+        module._copy_older(database, tmp_path / "rows.db", "0001")
+    with sqlite3.connect(tmp_path / "rows.db") as copied, sqlite3.connect(OLD) as original:
+        for (table,) in original.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            both = [sorted(each.execute(f"SELECT * FROM {table}"), key=repr) for each in (copied, original)]
+            assert both[0] == both[1], table
+    copied.close()
+    original.close()
     merge(str(tmp_path / "c.db"), [str(OLD)])
     with (
         open_store(str(tmp_path / "a.db")) as a,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
-from store_fill import STAGES, add_run, add_vote, contents, dataset, rows
+from store_fill import HEAD, STAGES, add_run, add_vote, contents, dataset, rows
 
 from harness.errors import StoreError
 from harness.paths import checkpoint_dir, checkpoints_dir
@@ -64,6 +64,9 @@ PLANTED = [
     (StageRow, lambda row: {"test_correct": row["test_correct"] + 1}, CORRECT),
     (StageRow, lambda row: {"test_correct": row["test_correct"] + 1}, "and the stage 'finetune', tested last, has"),
     (StageRow, lambda row: {"test_images": 7}, "its test_images is 7; its logits and labels give 8"),
+    (StageRow, lambda row: {"test_confusion": [1, 2]}, "stages 4: its test_confusion is not of the form"),
+    (RunRow, lambda row: {"plugins": [{"kind": "a"}]}, "runs 2: its plugins is not of the form that it should be"),
+    (EnsembleRow, lambda row: {"plugin": {}}, "ensembles 1: its plugin is not of the form that it should be"),
     (StageRow, lambda row: {"test_auc": row["test_auc"] / 2}, "its test_auc is"),
     (StageRow, lambda row: {"val_accuracy": None}, "split 'val': its val_accuracy is None"),
     (StageRow, lambda row: {"test_confusion": [[9, 0], [0, 0]]}, r"its test_confusion is \[\["),
@@ -159,7 +162,7 @@ ON_SQLITE = {
     "UPDATE predictions SET logits = 'text'": "row 1 of predictions: logits holds a value of the type text",
     "UPDATE stages SET \"index\" = 'first'": "row 1 of stages: index holds a value of the type text",
     "UPDATE stages SET test_auc = x'00'": "row 1 of stages: test_auc holds a value of the type blob",
-    "UPDATE datasets SET classes = '{}'": "data set 1: its classes are no list",
+    "UPDATE datasets SET classes = '{}'": "datasets 1: its classes is not of the form that it should be",
     "UPDATE datasets SET classes = '[]'": "it has 2 classes, and its data set has 0",
     "UPDATE splits SET labels = 7": r"split 1: a stored value cannot be read",
     "UPDATE ensembles SET scores = 'x'": "a stored value cannot be read",
@@ -230,7 +233,7 @@ def test_info_counts(store, url):
     assert (full.oldest_run["id"], full.newest_run["id"]) == (ids[0], ids[2] + 1)
     assert full.oldest_run["created_at"] == store.run(ids[0]).created_at
     assert full.bytes > 8192
-    assert full.revision == "0002"
+    assert full.revision == HEAD
     assert "secret" not in full.name
     assert full.engine.startswith("PostgreSQL 1" if "://" in url else "SQLite 3.")
 
@@ -239,11 +242,11 @@ def test_upgrade_says_what_it_did(tmp_path):
     path = tmp_path / "old.db"
     shutil.copy(Path(__file__).parent / "releases" / "0001.db", path)
     done = upgrade(str(path))
-    assert (done.before, done.after) == ("0001", "0002")
+    assert (done.before, done.after) == ("0001", HEAD)
     (copy,) = tmp_path.glob("old.db.0001-*.bak")
     assert str(copy) in done.message
     again = upgrade(str(path))
-    assert (again.before, again.after, again.message) == ("0002", "0002", "")
+    assert (again.before, again.after, again.message) == (HEAD, HEAD, "")
     with pytest.raises(StoreError, match="there is no results database"):
         upgrade(str(tmp_path / "none.db"))
 
