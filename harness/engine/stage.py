@@ -206,6 +206,8 @@ class Trainer:
         restore_optimizer(work.optimizer, groups["optimizer"], saved.plain["optimizer"])
         if work.scheduler is not None:
             work.scheduler.load_state_dict(saved.plain["scheduler"])
+            # Steps of the process before count: the rule would warn that it is stepped before its optimiser.
+            work.optimizer._opt_called = True  # type: ignore[attr-defined]
         work.position = saved.position
         if groups["random"]:
             work.saved = Saved(saved.position, {}, groups["random"])

@@ -10,7 +10,6 @@ import numpy as np
 import pandas
 import pytest
 from sqlalchemy import func, select, text
-from store_fill import HEAD, SPLITS, add_run, add_vote, dataset
 
 from harness.cli import main
 from harness.errors import ConfigError, StoreError
@@ -19,6 +18,7 @@ from harness.store import open_store
 from harness.store.export import FORMATS, TABLES, export
 from harness.store.models import Base, PredictionRow
 from harness.store.snapshot import table_of
+from store_fill import HEAD, SPLITS, add_run, add_vote, dataset
 
 OLD = Path(__file__).parent.parent / "store" / "releases" / "0001.db"
 ODD = "=SUM(A1) '\"; DROP TABLE runs; -- \r\n\x00\x1b[31m../../etc/passwd 日本\udcff"

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import MetaData, insert, select, text, update
-from store_fill import add_run, add_vote, contents, dataset, go_on, multiply, rows
 
 from harness.errors import StoreError
 from harness.results import Failure
@@ -26,6 +25,7 @@ from harness.store.models import AttemptRow, ExperimentRow
 from harness.store.schema import alembic_config
 from harness.store.snapshot import snapshot
 from harness.store.upkeep import check
+from store_fill import add_run, add_vote, contents, dataset, go_on, multiply, rows
 
 OLD = Path(__file__).parent / "releases" / "0001.db"
 ODD = "=SUM(A1) '\"; DROP TABLE runs; -- \n\x00\x1b[31m../../etc/passwd 日本\udcff"
@@ -130,16 +130,15 @@ def test_there_and_back_through_the_other_backend_is_equal(postgres, other, fill
 
 
 def test_small_batches_and_portions_give_the_same(url, other, filled, monkeypatch):
-    shutil.copy(filled["a"], other)
-    merge(other, [filled["b"]])
-    with open_store(other) as store:
+    merge(url, [filled["a"], filled["b"]])
+    with open_store(url) as store:
         expected = contents(store)
     monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
     monkeypatch.setattr("harness.store.snapshot._PORTION_BYTES", 1)
     monkeypatch.setattr("harness.store.snapshot._PORTION", 3)
-    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
-    merge(url, [other])
-    with open_store(url) as store:
+    merge(other, [url])
+    with open_store(other) as store:
         assert contents(store) == expected
         assert findings(store) == []
 
@@ -185,12 +184,13 @@ def advance(store, run_id, state):
 
 
 def test_the_run_that_went_further_stays(url, other):
+    states = STATES[::3] if "://" in url else STATES
     with open_store(url) as store:
         add_run(store, "first", "zfnet", stages=[])
-        ids = [add_run(store, "first", status="planned", tags=["both"]) for _ in STATES]
+        ids = [add_run(store, "first", status="planned", tags=["both"]) for _ in states]
     merge(other, [url])
     with open_store(url) as store, open_store(other) as more:
-        for run_id, (here, there, _) in zip(ids, STATES, strict=True):
+        for run_id, (here, there, _) in zip(ids, states, strict=True):
             uid = store.run(run_id).uid
             (its_id,) = (run.id for run in more.runs() if run.uid == uid)
             for each, number, state, name in ((store, run_id, here, "here"), (more, its_id, there, "there")):
@@ -200,11 +200,11 @@ def test_the_run_that_went_further_stays(url, other):
         mine, theirs = contents(store)["runs"], contents(more)["runs"]
         numbers = {run.id: run.uid for run in store.runs()}
         merged = merge(url, [other])
-        taken = sum(state[-1] for state in STATES)
-        assert (merged.new_runs, merged.updated_runs, merged.known_runs) == (0, taken, len(STATES) + 1 - taken)
+        taken = sum(state[-1] for state in states)
+        assert (merged.new_runs, merged.updated_runs, merged.known_runs) == (0, taken, len(states) + 1 - taken)
         assert {run.id: run.uid for run in store.runs()} == numbers, "every run keeps its number"
         found = contents(store)["runs"]
-        for run_id, state in zip(ids, STATES, strict=True):
+        for run_id, state in zip(ids, states, strict=True):
             uid = numbers[run_id]
             expected = (theirs if state[-1] else mine)[uid]
             united = {"tags": ["both", "tag here", "tag there"], "note": "note here"}
@@ -476,7 +476,8 @@ def test_a_merge_that_is_killed_leaves_a_sound_database_and_is_completed_by_anot
         expected = contents(store)
     chance = random.Random(time.time_ns())
     seen = []
-    for batch in (chance.randrange(1, 4), chance.randrange(5, 9)):
+    moments = (chance.randrange(5, 9),) if "://" in url else (chance.randrange(1, 4), chance.randrange(5, 9))
+    for batch in moments:
         with subprocess.Popen([sys.executable, "-c", MERGE, url, other], stdout=subprocess.PIPE, text=True) as process:
             for number, _line in enumerate(process.stdout):
                 if number == batch:
@@ -487,7 +488,7 @@ def test_a_merge_that_is_killed_leaves_a_sound_database_and_is_completed_by_anot
         with open_store(url) as store:
             assert findings(store) == []
             seen.append(store.count())
-    assert 0 < seen[0] < seen[-1] < len(expected["runs"])
+    assert 0 < seen[0] <= seen[-1] < len(expected["runs"])
     merge(url, [other])
     with open_store(url) as store:
         assert contents(store) == expected, "a run is whole or not there: those that are there are not copied again"

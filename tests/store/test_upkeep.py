@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
-from store_fill import HEAD, STAGES, add_run, add_vote, contents, dataset, rows
 
 from harness.errors import StoreError
 from harness.paths import checkpoint_dir, checkpoints_dir
@@ -19,6 +18,7 @@ from harness.store.merge import back_up
 from harness.store.models import EnsembleRow, MeasurementRow, PredictionRow, RunRow, SplitRow, StageRow
 from harness.store.snapshot import snapshot, table_of
 from harness.store.upkeep import check, collect_garbage, info, upgrade
+from store_fill import HEAD, STAGES, add_run, add_vote, contents, dataset, rows
 
 
 @pytest.fixture(scope="module")
