@@ -169,18 +169,21 @@ ON_SQLITE = {
 }
 
 
-@pytest.mark.parametrize(("statement", "says"), ON_SQLITE.items())
-def test_damage_that_sqlite_lets_in_is_found(filled, tmp_path, statement, says):
+def test_damage_that_sqlite_lets_in_is_found(filled, tmp_path):
     path = tmp_path / "b.db"
     shutil.copy(filled, path)
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA foreign_keys = OFF")
-        connection.execute(statement)
-    connection.close()
+    sound, damaged = sqlite3.connect(filled), sqlite3.connect(path, isolation_level=None)
+    damaged.execute("PRAGMA foreign_keys = OFF")
     with open_store(str(path), create=False) as store:
-        texts = found(store)
-        assert any(re.search(says, line) for line in texts), texts
-        assert not any("\n" in line for line in texts)
+        for statement, says in ON_SQLITE.items():
+            damaged.execute(statement)
+            texts = found(store)
+            assert any(re.search(says, line) for line in texts), (statement, texts)
+            assert not any("\n" in line for line in texts)
+            sound.backup(damaged)
+        assert found(store) == [], "it was put back each time"
+    sound.close()
+    damaged.close()
 
 
 def test_damaged_pages_are_found(filled, tmp_path):
