@@ -47,7 +47,11 @@ def read_environment(device: torch.device) -> Environment:
             "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
         }
     return Environment(
-        device=str(device), device_name=name, python=platform.python_version(), torch=torch.__version__, details=details
+        device=str(device),
+        device_name=name,
+        python=platform.python_version(),
+        torch=str(torch.__version__),  # a class of torch's own, that a process without torch could not read
+        details=details,
     )
 
 

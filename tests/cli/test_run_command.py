@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +61,29 @@ def test_three_backbones_two_stages_and_the_vote(harness: Harness, test_plugins:
             expected = softmax(logits).mean(0).argmax(1)
         assert record.labels.tolist() == expected.tolist()
         assert record.correct == int((expected == labels).sum())
+
+
+def test_the_parent_of_the_runs_imports_no_torch(test_plugins: Path, tmp_path: Path) -> None:
+    command = ["run", "--plugins", "tiny", *SHORT, "--db", str(tmp_path / "b.db")]
+    code = f"""
+import sys
+from harness.cli import main
+try:
+    main({command})
+except SystemExit as end:
+    assert not end.code, end
+assert not {{"torch", "torchvision", "timm"}} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(test_plugins)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "after finetune" in done.stdout
 
 
 def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(
