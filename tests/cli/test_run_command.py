@@ -90,7 +90,7 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(
     harness: Harness, test_plugins: Path, tmp_path: Path
 ) -> None:
     for seed in ("7", "7", "8"):
-        done = harness("run", "--plugins", "tiny", *SHORT, "--seed", seed, PYTHONPATH=str(test_plugins))
+        done = harness("run", "--plugins", "tiny", *SHORT, "--seed", seed, "--repeat", PYTHONPATH=str(test_plugins))
         assert done.returncode == 0, done.stderr
     with open_store(str(tmp_path / "benchmark.db"), create=False) as store:
         first, again, other = (store.run(run_id) for run_id in (1, 2, 3))
