@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
+from harness import paths
 from harness.api import DatasetOptions, Options, Schedule
 from harness.errors import ConfigError, did_you_mean
 from harness.results import EpochResult
@@ -303,4 +304,4 @@ def parse_weights(
 
 def _word_or_path(value: str) -> str:
     word = re.fullmatch(r"[\w-]+", value) is not None and not Path(value).exists()
-    return value if word or value in ("imagenet", "random") else str(Path(value).expanduser().absolute())
+    return value if word or value in ("imagenet", "random") else str(paths.absolute(value))

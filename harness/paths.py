@@ -8,12 +8,17 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_dir", "checkpoint_dir", "checkpoints_dir", "data_dir", "weights_dirs"]
+__all__ = ["absolute", "cache_dir", "checkpoint_dir", "checkpoints_dir", "data_dir", "weights_dirs"]
+
+
+def absolute(path: str | Path) -> Path:
+    """Expand ``~`` where it names a home folder, and make the path absolute, links left as they are."""
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises where there is no such user
 
 
 def _home() -> Path | None:
     home = os.environ.get("HARNESS_HOME")
-    return Path(home).expanduser().absolute() if home else None
+    return absolute(home) if home else None
 
 
 def data_dir() -> Path:
@@ -45,6 +50,6 @@ def weights_dirs() -> tuple[Path, ...]:
     a file which torchvision has already fetched is found and a file that harness fetches serves torchvision too.
     """
     torch_home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-    hub = Path(torch_home).expanduser() / "hub" / "checkpoints"
+    hub = absolute(torch_home) / "hub" / "checkpoints"
     own = os.environ.get("HARNESS_WEIGHTS_DIR")
-    return (Path(own).expanduser().absolute(), hub) if own else (hub,)
+    return (absolute(own), hub) if own else (hub,)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.config import RunConfig, apply_to_schedule, parse_set, parse_weights
@@ -99,6 +99,7 @@ def test_requests(plugins, data, weights, seed, limit, words) -> None:  # type: 
 
 @FUZZ
 @given(st.lists(st.text(max_size=12), max_size=3))
+@example(["~nobody/here"])
 def test_weights(texts: list[str]) -> None:
     try:
         parse_weights(texts, ["resnet18", "alexnet"])

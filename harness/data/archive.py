@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Literal
 
+from harness import paths
 from harness.errors import DataError
 
 __all__ = ["MAX_FILE_BYTES", "FileInfo", "Tree", "TreeKind", "open_tree"]
@@ -91,7 +92,7 @@ def open_tree(path: Path) -> Tree:
     Raises:
         DataError: there is nothing at ``path``, or a file that is no whole, safe and unencrypted zip.
     """
-    path = path.expanduser().resolve()
+    path = paths.absolute(path).resolve()
     try:
         if path.is_dir():
             return _open_folder(path)

@@ -39,7 +39,7 @@ class ImageFolderOptions(DatasetOptions):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str) -> str:
-        return str(Path(path).expanduser().absolute())
+        return str(paths.absolute(path))
 
     @field_validator("group_pattern")
     @classmethod
