@@ -105,12 +105,13 @@ def read_recipe(path: Path) -> tuple[Recipe, list[Override]]:
     """Read a TOML recipe: its top-level values, and its tables as overrides.
 
     Raises:
-        ConfigError: the file is missing, is no TOML, or has a top-level key that no recipe knows.
+        ConfigError: the file is missing, is no TOML, holds a NUL character, or a top-level key that no recipe knows.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
+    _refuse_nul(content, f"the recipe {path}")
     tables = {key: value for key, value in content.items() if isinstance(value, dict) and key != "weights"}
     top = {key: value for key, value in content.items() if key not in tables}
     try:
@@ -122,6 +123,17 @@ def read_recipe(path: Path) -> tuple[Recipe, list[Override]]:
         for name, table in tables.items()
         for keys, value in _leaves(table)
     ]
+
+
+def _refuse_nul(value: Any, origin: str) -> None:
+    """Refuse what TOML can say, and no path or database can hold."""
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{origin}: {value!r} holds a NUL character")
+    if isinstance(value, dict):
+        value = (*value, *value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_nul(inner, origin)
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterable[tuple[tuple[str, ...], Any]]:
@@ -137,7 +149,7 @@ def parse_set(text: str) -> Override:
     """Parse ``frozen.epochs=2``. The value is read as TOML where it is TOML, else as text.
 
     Raises:
-        ConfigError: there is no ``=``, or the key has no dot.
+        ConfigError: there is no ``=``, the key has no dot, or the value holds a NUL character.
     """
     key, equals, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
@@ -147,6 +159,7 @@ def parse_set(text: str) -> Override:
         parsed: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
+    _refuse_nul(parsed, f"--set {text}")
     return Override(path, parsed, "--set")
 
 

@@ -63,6 +63,7 @@ RECIPES = st.lists(LINES | KEYS.map(lambda key: f"[{key}]") | st.text(max_size=2
 
 @FUZZ
 @given(RECIPES.map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=60))
+@example(b'plugins = ["resnet18", "imagefolder"]\ndata.path = "a\\u0000b"')
 def test_recipes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(content)
