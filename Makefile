@@ -31,7 +31,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n auto --dist loadfile
 
 slow: install
 	$(BIN)/pytest -m slow

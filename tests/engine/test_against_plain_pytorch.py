@@ -95,10 +95,17 @@ def _plain_stage(
 # In the engine's own memory layout the arithmetic is the same, so even where every layer moves far nothing tells them
 # apart. Bare PyTorch's default layout sums in another order, which a deep network amplifies: there
 # the paper's own rate is the test.
-@pytest.mark.parametrize(("layout", "finetune_rate"), [("channels_last", 1e-3), ("contiguous_format", 1e-5)])
 @pytest.mark.parametrize(
-    ("name", "batch_norm"),
-    [("alexnet", "train"), ("googlenet", "train"), ("googlenet", "eval"), ("resnet18", "train"), ("resnet18", "eval")],
+    ("name", "batch_norm", "layout", "finetune_rate"),
+    [
+        ("alexnet", "train", "channels_last", 1e-3),
+        ("alexnet", "train", "contiguous_format", 1e-5),
+        ("googlenet", "train", "channels_last", 1e-3),
+        ("googlenet", "eval", "channels_last", 1e-3),
+        ("resnet18", "train", "channels_last", 1e-3),
+        ("resnet18", "train", "contiguous_format", 1e-5),
+        ("resnet18", "eval", "channels_last", 1e-3),
+    ],
 )
 def test_both_stages_equal_a_bare_loop(name: str, batch_norm: str, layout: str, finetune_rate: float) -> None:
     backbone = BACKBONES[name]
