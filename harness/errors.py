@@ -10,6 +10,7 @@ HarnessError                 one clear message for a person; the command line pr
 ├── DeviceError              a device or precision that this machine does not offer
 ├── TrainingError            training that went wrong: a loss that is no number any more
 └── StoreError               a results database that cannot be read or written
+    └── RunTakenOverError    a run that another process executes by now
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "HarnessError",
     "PluginError",
     "PluginNotFoundError",
+    "RunTakenOverError",
     "Stopped",
     "StoreError",
     "TrainingError",
@@ -85,6 +87,10 @@ class TrainingError(HarnessError):
 
 class StoreError(HarnessError):
     """A results database that cannot be read or written."""
+
+
+class RunTakenOverError(StoreError):
+    """Another process has taken the one that executed a run for gone, and executes it now."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,7 @@ from harness.config import (
 )
 from harness.data.record import describe
 from harness.data.splits import load_splits
-from harness.errors import ConfigError, Stopped
+from harness.errors import ConfigError, RunTakenOverError, Stopped, StoreError
 from harness.launch import Limits, run_in_child
 from harness.paths import checkpoint_dir
 from harness.registry import Plugin
@@ -91,12 +92,12 @@ class Execution:
 
     Args:
         limits: what a run may take.
-        checkpoint_every: seconds between two checkpoints; None keeps none.
+        checkpoint_every: seconds between two checkpoints.
         stopping: tells whether somebody wants to stop.
     """
 
     limits: Limits = field(default_factory=Limits)
-    checkpoint_every: float | None = 60.0
+    checkpoint_every: float = 60.0
     stopping: Callable[[], bool] = lambda: False
 
 
@@ -246,39 +247,47 @@ def run_sweep(
         if execution.stopping():
             outcome.interrupted = True
             break
-        (run,) = store.runs(Selection(ids=(run_id,)), epochs=True)
         begun = store.begin(run_id)
+        found = store.runs(Selection(ids=(run_id,)), epochs=True)
+        if not found:
+            continue  # it was removed meanwhile
+        run = found[0]
         watch(index, run, None)
         if begun:
-            outcome.interrupted = _execute(store, run, execution, partial(watch, index, run)) == "interrupted"
+            status = _execute(store, run, execution, partial(watch, index, run))
+            outcome.interrupted = status == "interrupted"
         elif run.status == "completed":
-            watch(index, run, Note(f"recorded already, as run {run_id}; --repeat runs it again"))
+            since = ", from other weights than are there now" if _weights_changed(run) else ""
+            watch(index, run, Note(f"recorded already{since}, as run {run_id}; --repeat runs it again"))
         else:
             watch(index, run, Note(f"run {run_id} is being executed by another process, and left to it"))
         if outcome.interrupted:
             break
-    _combine(sweep, store, outcome)
+    if not outcome.interrupted:  # ensembles of what happened to be done would stand beside the final ones
+        _combine(sweep, store, outcome)
     return outcome
 
 
+def _weights_changed(run: Run) -> bool:
+    """Tell whether the user's file that a run started from has another content by now."""
+    if run.weights is None or run.weights.kind != "file":
+        return False
+    try:
+        with Path(run.weights.origin).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() != run.weights.sha256
+    except OSError:
+        return False
+
+
 def _execute(store: Store, run: Run, execution: Execution, watch: Callable[[Event], None]) -> RunStatus:
-    folder = checkpoint_dir(run.uid)
-    keeps = execution.checkpoint_every is not None
-    task = Task(
-        config=RunConfig.model_validate(run.config),
-        fingerprint=run.dataset.fingerprint,
-        checkpoints=folder if keeps else None,
-        checkpoint_every=execution.checkpoint_every or 0.0,
-        recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
-    )
     status: RunStatus = "completed"
     beaten = time.monotonic()
-    events = run_in_child(task, execution.limits, execution.stopping)
+    events = _events(run, execution)
     with closing(events):
         try:
             for event in events:
                 if time.monotonic() - beaten > HEARTBEAT_SECONDS:
-                    store.heartbeat(run.id)
+                    _beat(store, run.id)
                     beaten = time.monotonic()
                 if event is None:
                     continue
@@ -286,12 +295,43 @@ def _execute(store: Store, run: Run, execution: Execution, watch: Callable[[Even
                 watch(event)
                 if isinstance(event, Failure):
                     status = "failed"
+            store.finish_run(run.id, status)
         except Stopped:
             status = "interrupted"
-    store.finish_run(run.id, status)
+            store.finish_run(run.id, status)
+        except RunTakenOverError as error:
+            watch(Note(str(error)))
+            return "lost"
     if status == "completed":
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(checkpoint_dir(run.uid), ignore_errors=True)
     return status
+
+
+def _events(run: Run, execution: Execution) -> Generator[Event | None, None, None]:
+    try:
+        config = RunConfig.model_validate(run.config)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        yield Failure("ConfigError", f"this version of harness has another idea of {where!r}: {first['msg'].lower()}")
+        return
+    task = Task(
+        config=config,
+        fingerprint=run.dataset.fingerprint,
+        checkpoints=checkpoint_dir(run.uid),
+        checkpoint_every=execution.checkpoint_every,
+        recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
+    )
+    yield from run_in_child(task, execution.limits, execution.stopping)
+
+
+def _beat(store: Store, run_id: int) -> None:
+    try:
+        store.heartbeat(run_id)
+    except RunTakenOverError:
+        raise
+    except StoreError:
+        pass  # a server that restarts: if it stays away, the next result cannot be recorded, and says so
 
 
 def _combine(sweep: Sweep, store: Store, outcome: Outcome) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import platformdirs
 
-__all__ = ["absolute", "cache_dir", "checkpoint_dir", "checkpoints_dir", "data_dir", "weights_dirs"]
+__all__ = ["absolute", "cache_dir", "checkpoint_dir", "checkpoints_dir", "data_dir", "is_checkpoint", "weights_dirs"]
 
 
 def absolute(path: str | Path) -> Path:
@@ -41,6 +42,11 @@ def checkpoints_dir() -> Path:
 def checkpoint_dir(uid: str) -> Path:
     """Checkpoint of the run of that uid, which is hashed: a database that somebody sent may hold any uid."""
     return checkpoints_dir() / hashlib.sha256(uid.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether an entry of :func:`checkpoints_dir` is one, by its name."""
+    return re.fullmatch("[0-9a-f]{32}", path.name) is not None and path.is_dir() and not path.is_symlink()
 
 
 def weights_dirs() -> tuple[Path, ...]:

@@ -377,12 +377,11 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one command planned. ``reused`` names the runs that were there before."""
+    """What one command planned."""
 
     experiment: Experiment
     run_ids: tuple[int, ...]
     ensembles: tuple[str, ...]
-    reused: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from harness.cli.options import Database, Json
-from harness.cli.output import err, escape, out, print_json, say
+from harness.cli.output import bar, escape, out, print_json, say
 from harness.errors import ConfigError, did_you_mean
 
 app = typer.Typer(help="Look after a results database: check, copy, merge, export, tidy.", no_args_is_help=True)
@@ -99,7 +98,7 @@ def check_database(db: Database = "benchmark.db", as_json: Json = False) -> None
     from harness.store import open_store
     from harness.store.upkeep import check
 
-    with open_store(db, create=False, say=say) as store, _bar("checking") as progress:
+    with open_store(db, create=False, say=say) as store, bar("checking") as progress:
         found = list(check(store, expected_hash=_expected_hash, progress=progress))
     broken = [finding.text for finding in found if not finding.note]
     notes = [finding.text for finding in found if finding.note]
@@ -148,7 +147,7 @@ def back_up_database(
     """
     from harness.store.merge import back_up
 
-    with _bar("copying") as progress:
+    with bar("copying") as progress:
         back_up(db, target, progress=progress)
     size = target.stat().st_size
     if as_json:
@@ -177,7 +176,7 @@ def merge_databases(
     """
     from harness.store.merge import merge
 
-    with _bar("merging") as progress:
+    with bar("merging") as progress:
         merged = merge(db, sources, say=say, progress=progress)
     for note in merged.notes:
         say(note)
@@ -220,7 +219,7 @@ def export_database(
         from harness.cli.output import parquet_module
 
         parquet_module()
-    with open_store(db, create=False, say=say) as store, _bar("exporting") as progress:
+    with open_store(db, create=False, say=say) as store, bar("exporting") as progress:
         counts = export(store, folder, chosen, where=where, progress=progress)
     if as_json:
         files = {table: str((folder / f"{table}.{chosen}").absolute()) for table in counts}
@@ -270,14 +269,3 @@ def _bytes(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
         n /= 1024
     return f"{n:.1f} GiB"
-
-
-@contextmanager
-def _bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar in a terminal; yields ``progress(done, total)``."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task(text, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

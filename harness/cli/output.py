@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.errors import ConfigError
 
-__all__ = ["bar", "err", "escape", "out", "parquet_module", "print_json", "say"]
+__all__ = ["bar", "err", "escape", "no_control", "out", "parquet_module", "print_json", "say"]
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -25,7 +25,12 @@ _CONTROL = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32),
 
 def escape(text: str) -> str:
     """Make any text fit to be printed: no markup, and nothing that a terminal would obey."""
-    return markup.escape(text.translate(_CONTROL))
+    return markup.escape(no_control(text))
+
+
+def no_control(text: str) -> str:
+    """Show what a terminal would obey as what it is."""
+    return text.translate(_CONTROL)
 
 
 def say(text: str) -> None:

@@ -33,9 +33,10 @@ def resume(
 
       harness resume --experiment "my sweep" --db team.db
     """
+    from harness.results import Selection
     from harness.store import open_store
 
-    with open_store(db, create=False, say=say) as store:
+    with open_store(db, create=False, write=True, say=say) as store:
         sweeps = store.unfinished_sweeps(experiment)
         if not sweeps:
             if as_json:
@@ -43,7 +44,11 @@ def resume(
             else:
                 out.print("Nothing to go on with: every run has completed.")
             return
-        say(f"Going on with {sweeps[0].experiment.name!r}.")
-        if others := list(dict.fromkeys(sweep.experiment.name for sweep in sweeps[1:])):
-            say(f"Unfinished too, by --experiment: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}")
-        execute(store, sweeps[0], db, timeout, memory_limit, checkpoint_every, as_json)
+        # What only failed comes last: it may fail again, and must not stand in front of the others for ever.
+        failed = set(store.run_ids(Selection(status="failed")))
+        completed = set(store.run_ids(Selection(status="completed")))
+        sweep, *others = sorted(sweeps, key=lambda sweep: set(sweep.run_ids) <= failed | completed)
+        say(f"Going on with {sweep.experiment.name!r}.")
+        if names := list(dict.fromkeys(other.experiment.name for other in others)):
+            say(f"Unfinished too, by --experiment: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
+        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, as_json)

@@ -29,6 +29,7 @@ Where = Annotated[
     ),
 ]
 TABLE_ROWS, CHUNK_ROWS = 50, 500
+_MOST = 10**9
 
 
 @app.command("list")
@@ -44,9 +45,9 @@ def list_runs(
     ),
     ascending: Annotated[bool, typer.Option("--ascending", help="The lowest first.")] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help=f"At most so many. Default: {TABLE_ROWS} in a table, else all.")
+        int | None, typer.Option(min=1, max=_MOST, help=f"At most so many. Default: {TABLE_ROWS} in a table, else all.")
     ] = None,
-    page: Annotated[int, typer.Option(min=1, help="Which page of --limit runs.")] = 1,
+    page: Annotated[int, typer.Option(min=1, max=_MOST, help="Which page of --limit runs.")] = 1,
     db: Database = "benchmark.db",
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -111,14 +112,17 @@ def _print_csv(records: Iterator[dict[str, Any]]) -> None:
     import csv
     import sys
 
+    from harness.cli.output import no_control
     from harness.cli.tables import LIST_COLUMNS
     from harness.store.export import csv_text
 
     writer = csv.DictWriter(sys.stdout, LIST_COLUMNS, lineterminator="\n")
     writer.writeheader()
+    clean = no_control if sys.stdout.isatty() else str  # a file gets what is stored
     for record in records:
         texts = {key: ";".join(value) if isinstance(value, list) else value for key, value in record.items()}
-        writer.writerow({key: csv_text(value) if isinstance(value, str) else value for key, value in texts.items()})
+        cells = {key: clean(csv_text(value)) if isinstance(value, str) else value for key, value in texts.items()}
+        writer.writerow(cells)
 
 
 def _write_parquet(records: Iterator[dict[str, Any]], path: Path) -> None:
@@ -154,7 +158,7 @@ def tag_runs(
 
     if not (add or remove):
         raise ConfigError("say which words: --add WORD or --remove WORD")
-    with open_store(db, say=say) as store:
+    with open_store(db, create=False, write=True, say=say) as store:
         chosen = _chosen(store, run_ids, where)
         store.tag(chosen, add=add or (), remove=remove or ())
     out.print(f"{len(chosen)} runs")
@@ -172,7 +176,7 @@ def note_run(
     """
     from harness.store import open_store
 
-    with open_store(db, say=say) as store:
+    with open_store(db, create=False, write=True, say=say) as store:
         store.note(run_id, text)
 
 
@@ -197,7 +201,7 @@ def remove_runs(
     from harness.results import Selection
     from harness.store import open_store
 
-    with open_store(db, say=say) as store:
+    with open_store(db, create=False, write=True, say=say) as store:
         chosen = _chosen(store, run_ids, where)
         if not yes and chosen:
             typer.confirm(f"Delete {len(chosen)} runs ({_numbers(chosen)}) for good?", abort=True, err=True)

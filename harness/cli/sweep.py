@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from harness.cli.output import err, escape, out, print_json
-from harness.errors import HarnessError
+from harness.cli.output import err, escape, no_control, out, print_json
+from harness.errors import HarnessError, StoreError
 
 if TYPE_CHECKING:
     from harness.results import Sweep
@@ -50,6 +50,8 @@ def execute(
         with RunDisplay(err, len(sweep.run_ids)) as display:
             outcome = run_sweep(sweep, store, execution, display.show)
     runs = store.runs(Selection(ids=outcome.run_ids), epochs=as_json)
+    if not runs:
+        raise StoreError(f"every run of {name!r} was removed meanwhile")
 
     for complaint in outcome.complaints:
         err.print(f"[bold red]failed:[/] {escape(complaint)}", soft_wrap=True)
@@ -113,12 +115,14 @@ def _stop_when_told(resume: str) -> Iterator[Callable[[], bool]]:
                 if number not in heeded:
                     continue
                 if told.is_set():
-                    os.write(2, f"\nLeft at once; what was recorded is kept. Go on with: {resume}\n".encode())
+                    os.write(
+                        2, f"\nLeft at once; what was recorded is kept. Go on with: {no_control(resume)}\n".encode()
+                    )
                     os._exit(130)
                 told.set()
                 os.write(2, b"\nStopping at the next checkpoint; once more to leave at once.\n")
 
-    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    every = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     heeded = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()

@@ -111,7 +111,7 @@ def list_table(runs: Sequence[Run]) -> Table:
             escape(run.experiment.name),
             escape(run.backbone),
             escape(run.weights.kind) if run.weights else "",
-            str(run.seed),
+            escape(str(run.seed)),
             run.status if run.status == "completed" else f"[red]{escape(run.status)}[/]",
             f"{last.test_accuracy:.2%} [dim]{escape(last.name)}[/]" if last else "",
             f"{last.test_auc:.3f}" if last and last.test_auc is not None else "",

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.measure.clock import now
+from harness.paths import is_checkpoint
 
 __all__ = ["Checkpoints", "Position", "Saved", "digest", "optimizer_tensors", "restore_optimizer"]
 
@@ -69,20 +71,27 @@ class Checkpoints:
     stopping: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda _text: None
     _written: float = field(default_factory=now)
+    _failed: bool = False
 
     def due(self) -> bool:
         """Tell whether a checkpoint should be written now."""
         return self.folder is not None and now() - self._written >= self.every
 
     def save(self, position: Position, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Replace the checkpoint. Where that fails, the run goes on without one."""
+        """Replace the checkpoint. Where that fails, the one before stays, and the run goes on."""
         if self.folder is None:
             return
         try:
             self._save(self.folder, position, plain, tensors)
         except (OSError, SafetensorError) as error:
-            self.note(f"no checkpoint can be kept in {self.folder}: {error}; an interrupt would lose this run's work")
-            self.folder = None
+            with suppress(OSError):
+                for partial in self.folder.glob(".*.partial"):
+                    partial.unlink()
+            if not self._failed:
+                self.note(
+                    f"no checkpoint can be written in {self.folder}: {error}; while that is so, an interrupt loses work"
+                )
+            self._failed = True
         self._written = now()
 
     def _save(self, folder: Path, position: Position, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -116,7 +125,7 @@ class Checkpoints:
         try:
             state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
             if state["format"] != _FORMAT or state["identity"] != json.loads(json.dumps(self.identity)):
-                self.note("its checkpoint was made by other software or on another device, so the run begins anew")
+                self.note("its checkpoint is of other software, weights or another device, so the run begins anew")
                 return None
             path = self.folder / Path(state["tensors"]["file"]).name
             if _file_sha256(path) != state["tensors"]["sha256"]:
@@ -129,17 +138,17 @@ class Checkpoints:
 
 def _make_room(folder: Path, needed: int) -> None:
     """Remove other runs' checkpoints, those left longest first, until all together stay within the limit."""
-    others = sorted(
-        (other for other in folder.parent.iterdir() if other.is_dir() and other != folder),
-        key=lambda other: other.stat().st_mtime,
-    )
-    sizes = {other: sum(file.stat().st_size for file in other.iterdir()) for other in others}
-    excess = sum(sizes.values()) + 2 * needed - _LIMIT_BYTES
-    for other in others:
+    found = []
+    for other in folder.parent.iterdir():
+        if other != folder and is_checkpoint(other):
+            with suppress(FileNotFoundError):  # its run goes on, or ends, meanwhile
+                found.append((other.stat().st_mtime, sum(file.stat().st_size for file in other.iterdir()), other))
+    excess = sum(size for _, size, _ in found) + 2 * needed - _LIMIT_BYTES
+    for _, size, other in sorted(found):
         if excess <= 0:
             return
         shutil.rmtree(other, ignore_errors=True)
-        excess -= sizes[other]
+        excess -= size
 
 
 def _to_disk(path: Path) -> None:

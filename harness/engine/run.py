@@ -22,7 +22,7 @@ from harness.errors import DataError
 from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
 from harness.measure.memory import peak_memory, reset_peaks
-from harness.results import Environment, EpochResult, Event, Note, Progress, RunSetup
+from harness.results import Environment, EpochResult, Event, Note, Progress, RunSetup, WeightsRecord
 
 __all__ = ["execute"]
 
@@ -63,7 +63,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     )
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     environment = read_environment(device)
-    checkpoints = _checkpoints(task, environment, stopping, emit)
+    checkpoints = _checkpoints(task, environment, weights, stopping, emit)
     stages = config.schedule.stages
     saved = _saved(checkpoints, task.recorded, stages)
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -114,11 +114,20 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
 
 
 def _checkpoints(
-    task: Task, environment: Environment, stopping: Callable[[], bool], emit: Callable[[Event], None]
+    task: Task,
+    environment: Environment,
+    weights: WeightsRecord,
+    stopping: Callable[[], bool],
+    emit: Callable[[Event], None],
 ) -> Checkpoints:
     machine = asdict(environment)
     machine["details"] = {name: value for name, value in machine["details"].items() if name != "git"}
-    identity = {"config": task.config.hash, "images": task.fingerprint, "environment": machine}
+    identity = {
+        "config": task.config.hash,
+        "weights": weights.sha256,
+        "images": task.fingerprint,
+        "environment": machine,
+    }
     return Checkpoints(task.checkpoints, task.checkpoint_every, identity, stopping, note=lambda text: emit(Note(text)))
 
 

@@ -269,7 +269,9 @@ class Trainer:
                     images_per_second=done / position.seconds,
                 )
             )
+            paused = now()
             self._pause(work, draws)
+            begin += now() - paused  # writing a checkpoint is not training
         synchronize(self.device)
         if not math.isfinite(position.loss_sum):
             raise _diverged(stage.name, f"the loss of epoch {epoch} is {position.loss_sum}")

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness.config import Task
-from harness.errors import BrokenPluginError, HarnessError, Stopped
+from harness.errors import BrokenPluginError, ConfigError, HarnessError, Stopped
 from harness.results import Event, Failure, Note, Progress
 
 __all__ = ["Limits", "run_in_child"]
@@ -111,7 +111,7 @@ def _events(pipe: Connection, limits: Limits, stopping: Callable[[], bool]) -> G
         try:
             event = pipe.recv()
         except (EOFError, OSError) as error:  # the end, perhaps in the middle of a message
-            if stop_at is not None:
+            if stop_at is not None or stopping():
                 raise Stopped from error
             raise EOFError from error
         if event is None:
@@ -157,6 +157,10 @@ def _read(path: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+class _ParentGoneError(BaseException):
+    """Nobody is there to talk to; out of reach of a plugin's ``except Exception``."""
+
+
 class _Line:
     """The child's end of the pipe."""
 
@@ -165,19 +169,22 @@ class _Line:
         self._stop = False
 
     def stopping(self) -> bool:
-        while self._pipe.poll():
-            self._hear()
+        with _to_parent():
+            while self._pipe.poll():
+                self._hear()
         return self._stop
 
     def emit(self, event: Event) -> None:
-        self._pipe.send(event)
+        with _to_parent():
+            self._pipe.send(event)
         if isinstance(event, Progress | Note):
             # Training stops by itself, with a checkpoint; all else is soon done again.
             if not (isinstance(event, Progress) and event.epoch is not None) and self.stopping():
                 raise Stopped
         elif not isinstance(event, Failure):
-            while self._hear() != _GO_ON:
-                pass
+            with _to_parent():
+                while self._hear() != _GO_ON:
+                    pass
 
     def end(self, word: Failure | Stopped | None) -> None:
         self._pipe.send(word)
@@ -188,27 +195,37 @@ class _Line:
         return word
 
 
+@contextmanager
+def _to_parent() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, EOFError) as error:
+        raise _ParentGoneError from error
+
+
 def _child(task: Task, limits: Limits, pipe: Connection, faults: Path) -> None:
-    # An interrupt reaches every process of the terminal; the parent decides what becomes of this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These reach every process of the terminal or job; the parent decides what becomes of this one.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with faults.open("w") as file:
         faulthandler.enable(file)
         if hasattr(signal, "SIGUSR1"):
             faulthandler.register(signal.SIGUSR1, file)
-        _limit_memory(limits.memory)
         if task.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         line = _Line(pipe)
         try:
+            _limit_memory(limits.memory)
             from harness.engine.run import execute
 
             execute(task, line.emit, line.stopping)
             line.end(None)
         except Stopped as stopped:
             line.end(stopped)
-        except (ConnectionError, EOFError):
-            return  # the parent is gone
+        except _ParentGoneError:
+            return
         except BrokenPluginError as error:
             line.end(Failure(type(error).__name__, str(error), error.details))
         except HarnessError as error:
@@ -237,10 +254,16 @@ def _limit_memory(limit: int | None) -> None:
         # Where memory runs out, this process is the one to go, and not its parent or somebody else's.
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
-    if limit is not None:
+    if limit is None:
+        return
+    try:
         import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    except ModuleNotFoundError:
+        raise ConfigError("--memory-limit: this system has no such limits") from None
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most != resource.RLIM_INFINITY and limit > most:
+        raise ConfigError(f"--memory-limit: no more than the {most / 2**30:g} GiB of `ulimit -d` can be given")
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 @contextmanager

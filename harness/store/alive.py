@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -19,7 +20,9 @@ _SILENCE = timedelta(seconds=6 * HEARTBEAT_SECONDS)
 
 @dataclass(frozen=True)
 class Worker:
-    """A process. ``started`` tells it from a later one of the same number, ``host`` from one of another container."""
+    """A process. ``started`` tells it from a later one of the same number; ``host`` is a machine since it was booted,
+    or a container on it.
+    """
 
     host: str
     pid: int
@@ -28,13 +31,27 @@ class Worker:
 
 @cache
 def _host() -> str:
-    numbering = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {numbering.readlink()}" if numbering.is_symlink() else socket.gethostname()
+    name = socket.gethostname()
+    if sys.platform != "linux":
+        return name
+    # Names are not unique, and the numbering of processes is that of a container.
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{name} {boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
+@cache
 def this_worker() -> Worker:
     """Describe this process."""
-    return Worker(_host(), os.getpid(), psutil.Process().create_time())
+    return Worker(_host(), os.getpid(), _started(psutil.Process()))
+
+
+def _started(process: psutil.Process) -> float:
+    """Return when a process started, in seconds since some moment that stays the same while the machine is up."""
+    if sys.platform != "linux":
+        return process.create_time()
+    # psutil adds the clock of the wall, which may be set meanwhile.
+    after_name = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def is_gone(worker: Worker, silence: timedelta) -> bool:
@@ -43,8 +60,8 @@ def is_gone(worker: Worker, silence: timedelta) -> bool:
         return silence > _SILENCE
     try:
         process = psutil.Process(worker.pid)
-        return bool(process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - worker.started) > 1)
-    except psutil.NoSuchProcess:
+        return bool(process.status() == psutil.STATUS_ZOMBIE or abs(_started(process) - worker.started) > 1)
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return True
     except psutil.AccessDenied:
         return False

@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+# Ten million images, with 100 bytes of name each.
+_LABELS_LIMIT, _STRINGS_LIMIT = 4 * 10**7, 10**9
+
+
 def canonical_json(value: Any) -> str:
     """Return JSON that is equal where the values are equal: sorted keys, no spaces, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -41,7 +45,7 @@ def pack_strings(values: tuple[str, ...]) -> bytes:
 
 def unpack_strings(blob: bytes) -> tuple[str, ...]:
     """Undo :func:`pack_strings`."""
-    return tuple(json.loads(zlib.decompress(blob)))
+    return tuple(json.loads(_decompress(blob, _STRINGS_LIMIT)))
 
 
 def pack_labels(labels: ArrayLike) -> bytes:
@@ -51,7 +55,16 @@ def pack_labels(labels: ArrayLike) -> bytes:
 
 def unpack_labels(blob: bytes) -> NDArray[np.int64]:
     """Undo :func:`pack_labels`."""
-    return np.frombuffer(zlib.decompress(blob), "<i4").astype(np.int64)
+    return np.frombuffer(_decompress(blob, _LABELS_LIMIT), "<i4").astype(np.int64)
+
+
+def _decompress(blob: bytes, limit: int) -> bytes:
+    """Undo ``zlib.compress`` unless the result is larger than ``limit``, as a database from elsewhere may have it."""
+    content = zlib.decompressobj()
+    plain = content.decompress(blob, limit)
+    if not content.eof:
+        raise ValueError(f"compressed data that is cut off, or larger than {limit:,} bytes")
+    return plain
 
 
 def pack_logits(logits: ArrayLike) -> bytes:

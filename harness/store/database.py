@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from harness.errors import StoreError
 
-__all__ = ["Database", "connect", "explained", "shown_url"]
+__all__ = ["UNREADABLE", "Database", "connect", "explained", "shown_url"]
+
+# What reading a value raises that is none of its column's type: SQLite looks after no types.
+UNREADABLE = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, zlib.error)
 
 _BUSY_SECONDS = 30
 _WRITES = "harness_writes"
@@ -72,19 +76,20 @@ def _reason(error: BaseException | None) -> str:
     return text
 
 
-def connect(url: str, *, create: bool) -> Database:
+def connect(url: str, *, create: bool, write: bool = False) -> Database:
     """Prepare the engine of a path or URL; nothing is opened yet.
 
     Args:
         url: a file, or an SQLAlchemy URL of SQLite or PostgreSQL.
-        create: the database is to be written, and made where it is missing.
+        create: it is to be written, and made where it is missing.
+        write: it is to be written.
 
     Raises:
         StoreError: the URL, the file or the driver cannot be used.
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite(_sqlite_path(parsed), create=create)
+        return _sqlite(_sqlite_path(parsed), create=create, write=create or write)
     return _postgresql(parsed)
 
 
@@ -121,9 +126,9 @@ def _sqlite_path(url: URL) -> Path:
     return Path(path)
 
 
-def _sqlite(path: Path, *, create: bool) -> Database:
+def _sqlite(path: Path, *, create: bool, write: bool) -> Database:
     try:
-        options = _open_options(path, create=create)
+        options = _open_options(path, create=create, write=write)
         uri = path.absolute().as_uri()
     except OSError as error:
         raise StoreError(f"results database {str(path)!r}: it cannot be reached: {error.strerror}") from error
@@ -136,7 +141,7 @@ def _sqlite(path: Path, *, create: bool) -> Database:
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not where the driver thinks fit
-        if create:
+        if write:
             _use_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -162,7 +167,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _open_options(path: Path, *, create: bool) -> dict[str, str]:
+def _open_options(path: Path, *, create: bool, write: bool) -> dict[str, str]:
     """Say how SQLite is to open a file.
 
     A reader of a database in WAL mode makes files beside it. Where it may not, and no writer has left any, the file is
@@ -183,7 +188,7 @@ def _open_options(path: Path, *, create: bool) -> dict[str, str]:
         raise StoreError(f"results database {path}: the file is not readable; look at its permissions")
     if os.access(path, os.W_OK) and os.access(folder, os.W_OK | os.X_OK):
         return {"mode": "rw"}
-    if create:
+    if write:
         raise StoreError(f"results database {path}: {_REASONS['SQLITE_READONLY']}")
     left = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
     return {"mode": "ro"} if left else {"mode": "ro", "immutable": "1"}
@@ -195,12 +200,15 @@ def _postgresql(url: URL) -> Database:
     name = _shown(url)
     try:
         engine = create_engine(url, pool_pre_ping=True, json_serializer=_to_json)
+    except NoSuchModuleError:
+        raise StoreError(f"results database {name}: there is no such driver; write postgresql+psycopg://") from None
     except ModuleNotFoundError as error:
         raise StoreError(
             f"results database {name}: the driver {error.name} is not installed; "
             "run: pip install 'transfer-harness[postgres]'"
         ) from error
-    return Database(name, engine, writer=engine)
+    # What one reads in several queries is of one moment, as it is on SQLite.
+    return Database(name, engine.execution_options(isolation_level="REPEATABLE READ"), writer=engine)
 
 
 _to_json = partial(json.dumps, allow_nan=False)

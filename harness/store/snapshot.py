@@ -10,7 +10,7 @@ from typing import Any, cast
 from sqlalchemy import JSON, Column, ColumnElement, Connection, Select, Table, TypeDecorator, func
 
 from harness.errors import StoreError
-from harness.store.database import Database, explained
+from harness.store.database import UNREADABLE, Database, explained
 from harness.store.models import Base
 
 __all__ = ["Snapshot", "has_shape", "snapshot", "table_of", "types_of"]
@@ -96,7 +96,7 @@ class Snapshot:
                 found = self.connection.execute(query, execution_options={"yield_per": rows})
                 for portion in found.mappings().partitions():
                     yield [dict(row) for row in portion]
-            except (ValueError, TypeError, OverflowError) as error:
+            except UNREADABLE as error:
                 raise StoreError(f"results database {self.name}: a stored value cannot be read: {error}") from error
 
     def all(self, query: Select[Any]) -> list[Values]:

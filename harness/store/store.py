@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
-from harness.errors import StoreError
+from harness.errors import ConfigError, RunTakenOverError, StoreError
 from harness.results import (
     DatasetRecord,
     EnsembleRecord,
@@ -41,7 +41,7 @@ from harness.results import (
 )
 from harness.store.alive import Worker, is_gone, this_worker
 from harness.store.codec import pack_doubles, pack_labels, pack_logits, pack_strings, sha256, unpack_labels
-from harness.store.database import Database, explained
+from harness.store.database import UNREADABLE, Database, explained
 from harness.store.models import (
     AttemptRow,
     Base,
@@ -145,13 +145,15 @@ class Store:
                 session.add(sweep)
                 session.flush()
             dataset_id = _dataset_id(session, dataset)
-            run_ids, reused = [], set()
+            planned = select(SweepRunRow.position, SweepRunRow.run_id).where(SweepRunRow.sweep_id == sweep.id)
+            known: dict[int, int] = {row.position: row.run_id for row in session.execute(planned)}
+            run_ids = []
             for position, run in enumerate(runs):
-                run_id = None if repeat else _same_run(session, run.config_hash, dataset_id)
+                run_id = known.get(position)
+                if run_id is None and not repeat:
+                    run_id = _same_run(session, run.config_hash, dataset_id)
                 if run_id is None:
                     run_id = _add_run(session, run, dataset_id)
-                else:
-                    reused.add(run_id)
                 session.merge(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
                 run_ids.append(run_id)
             session.flush()
@@ -161,14 +163,18 @@ class Store:
                 options=[selectinload(ExperimentRow.sweeps)],
                 populate_existing=True,
             )
-            return Sweep(to_experiment(loaded), tuple(run_ids), tuple(ensembles), frozenset(reused))
+            return Sweep(to_experiment(loaded), tuple(run_ids), tuple(ensembles))
 
     def begin(self, run_id: int) -> bool:
-        """Begin an attempt at a run in the name of this process; False where it is done or another process is at it."""
+        """Begin an attempt at a run in the name of this process.
+
+        Returns:
+            False where it is done, another process is at it, or it was removed.
+        """
         now = datetime.now(UTC)
         with self._write() as session:
-            row = self._run_row(session, run_id, with_for_update=True)
-            if row.status == "completed":
+            row = session.get(RunRow, run_id, with_for_update=True)
+            if row is None or row.status == "completed":
                 return False
             if row.status == "running":
                 if run_id not in _lost(session):
@@ -194,7 +200,11 @@ class Store:
             return True
 
     def heartbeat(self, run_id: int) -> None:
-        """Store that the process of a running run is alive."""
+        """Store that this process, which executes a run, is alive.
+
+        Raises:
+            RunTakenOverError: another process has taken this one for gone, and executes the run.
+        """
         with self._write() as session:
             self._attempt_row(session, run_id).heartbeat_at = _now(session)
 
@@ -205,25 +215,18 @@ class Store:
         a stage is judged here, against the labels of the run's data set.
 
         Raises:
+            RunTakenOverError: another process has taken this one for gone, and executes the run.
             StoreError: also where predictions do not fit the images of their split.
         """
         if isinstance(event, Progress | Note):
             return
         with self._write() as session:
-            row = self._run_row(session, run_id)
+            row, attempt = self._run_row(session, run_id), self._attempt_row(session, run_id)
             match event:
                 case RunSetup(resumed=True):
                     pass
                 case RunSetup():
-                    environment_id = _environment_id(session, event.environment)
-                    if row.environment_id not in (None, environment_id):  # its stages belong to another machine
-                        session.execute(delete(StageRow).where(StageRow.run_id == run_id))
-                        session.execute(delete(MeasurementRow).where(MeasurementRow.run_id == run_id))
-                    row.environment_id = environment_id
-                    row.weights_kind = event.weights.kind
-                    row.weights_origin = event.weights.origin
-                    row.weights_sha256 = event.weights.sha256
-                    row.parameters = event.parameters
+                    self._set_up(session, row, event)
                 case StageStarted():
                     stage = self._stage_row(session, run_id, event.stage, missing=True)
                     stage.index = event.index
@@ -242,35 +245,22 @@ class Store:
                     stage.optimizer_sha256 = event.optimizer_sha256
                     for prediction in event.predictions:
                         self._add_prediction(session, row, stage, prediction)
+                    session.flush()
+                    last = _last_tested(session, run_id)
+                    row.test_accuracy, row.test_auc = last or (None, None)
                 case Measurement():
-                    session.execute(
-                        delete(MeasurementRow).where(
-                            MeasurementRow.run_id == run_id,
-                            MeasurementRow.name == event.name,
-                            MeasurementRow.batch_size.is_not_distinct_from(event.batch_size),
-                            MeasurementRow.stage.is_not_distinct_from(event.stage),
-                        )
-                    )
-                    session.add(
-                        MeasurementRow(
-                            run_id=run_id,
-                            name=event.name,
-                            unit=event.unit,
-                            batch_size=event.batch_size,
-                            stage=event.stage,
-                            device=event.device,
-                            n=len(event.samples),
-                            samples=pack_doubles(event.samples),
-                        )
-                    )
+                    _replace_measurement(session, run_id, event)
                 case Failure():
-                    attempt = self._attempt_row(session, run_id)
                     attempt.failure_kind = event.kind
                     attempt.failure_message = event.message
                     attempt.failure_traceback = event.traceback
 
     def finish_run(self, run_id: int, status: RunStatus) -> None:
-        """Store how this attempt at a run ended, and that it ended now."""
+        """Store how this attempt at a run ended, and that it ended now.
+
+        Raises:
+            RunTakenOverError: another process has taken this one for gone, and executes the run.
+        """
         with self._write() as session:
             row = self._run_row(session, run_id)
             attempt = self._attempt_row(session, run_id)
@@ -300,9 +290,10 @@ class Store:
             StoreError: also where a run is missing, or goes on; nothing is deleted then.
         """
         with self._write() as session:
-            for run_id in run_ids:
-                if self._run_row(session, run_id).status == "running" and run_id not in _lost(session):
-                    self._refuse(f"run {run_id} is running; stop it first")
+            rows = [self._run_row(session, run_id, with_for_update=True) for run_id in run_ids]
+            running = {row.id for row in rows if row.status == "running"}
+            if alive := sorted(running - _lost(session)):
+                self._refuse(f"run {alive[0]} is running; stop it first")
             of_runs = select(EnsembleMemberRow.ensemble_id).where(EnsembleMemberRow.run_id.in_(run_ids))
             ensembles = set(session.scalars(of_runs))
             session.execute(delete(EnsembleRow).where(EnsembleRow.id.in_(ensembles)))
@@ -467,7 +458,12 @@ class Store:
     @contextmanager
     def _read(self) -> Iterator[Session]:
         with explained(self.database.name), Session(self.database.engine) as session:
-            yield session
+            try:
+                yield session
+            except ConfigError:  # of what to read
+                raise
+            except UNREADABLE as error:
+                self._refuse(f"a stored value cannot be read ({error}); `harness db check` finds out more")
 
     def _refuse(self, reason: str) -> NoReturn:
         raise StoreError(f"results database {self.database.name}: {reason}")
@@ -489,10 +485,29 @@ class Store:
         return row
 
     def _attempt_row(self, session: Session, run_id: int) -> AttemptRow:
+        """Return the attempt that this process makes."""
         row = session.get(AttemptRow, (run_id, self._run_row(session, run_id).attempt))
         if row is None:
             self._refuse(f"run {run_id} has not begun")
+        worker = Worker(row.host, row.pid, row.process_started)
+        if worker != this_worker():
+            raise RunTakenOverError(
+                f"results database {self.database.name}: process {row.pid} on {row.host.partition(' ')[0]!r} has taken "
+                f"over run {run_id}, as nothing was heard of this one"
+            )
         return row
+
+    def _set_up(self, session: Session, row: RunRow, event: RunSetup) -> None:
+        environment_id = _environment_id(session, event.environment)
+        if row.environment_id not in (None, environment_id):  # its stages belong to another machine
+            session.execute(delete(StageRow).where(StageRow.run_id == row.id))
+            session.execute(delete(MeasurementRow).where(MeasurementRow.run_id == row.id))
+            row.test_accuracy = row.test_auc = None
+        row.environment_id = environment_id
+        row.weights_kind = event.weights.kind
+        row.weights_origin = event.weights.origin
+        row.weights_sha256 = event.weights.sha256
+        row.parameters = event.parameters
 
     @staticmethod
     def _equal_sweep(session: Session, plan_hash: str, experiment: str | None) -> SweepRow | None:
@@ -529,7 +544,6 @@ class Store:
             stage.test_correct = metrics.correct(labels, predicted)
             stage.test_auc = metrics.auc(labels, metrics.softmax(logits))
             stage.test_confusion = metrics.confusion(labels, predicted, classes).tolist()
-            run.test_accuracy, run.test_auc = stage.test_correct / stored.n, stage.test_auc
 
 
 def _now(session: Session) -> datetime:
@@ -559,6 +573,38 @@ def _same_run(session: Session, config_hash: str, dataset_id: int) -> int | None
     same = select(RunRow.id).where(RunRow.config_hash == config_hash, RunRow.dataset_id == dataset_id)
     best = same.order_by((RunRow.status == "completed").desc(), RunRow.id.desc()).limit(1)
     return session.scalars(best).one_or_none()
+
+
+def _last_tested(session: Session, run_id: int) -> tuple[float, float | None] | None:
+    """Return accuracy and AUC of the last stage of a run that was tested."""
+    tested = select(StageRow).where(StageRow.run_id == run_id, StageRow.test_correct.is_not(None))
+    row = session.scalars(tested.order_by(StageRow.index.desc()).limit(1)).one_or_none()
+    if row is None or row.test_correct is None or not row.test_images:
+        return None
+    return row.test_correct / row.test_images, row.test_auc
+
+
+def _replace_measurement(session: Session, run_id: int, measurement: Measurement) -> None:
+    session.execute(
+        delete(MeasurementRow).where(
+            MeasurementRow.run_id == run_id,
+            MeasurementRow.name == measurement.name,
+            MeasurementRow.batch_size.is_not_distinct_from(measurement.batch_size),
+            MeasurementRow.stage.is_not_distinct_from(measurement.stage),
+        )
+    )
+    session.add(
+        MeasurementRow(
+            run_id=run_id,
+            name=measurement.name,
+            unit=measurement.unit,
+            batch_size=measurement.batch_size,
+            stage=measurement.stage,
+            device=measurement.device,
+            n=len(measurement.samples),
+            samples=pack_doubles(measurement.samples),
+        )
+    )
 
 
 def _add_run(session: Session, run: PlannedRun, dataset_id: int) -> int:

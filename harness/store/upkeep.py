@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from harness.analysis import metrics
 from harness.errors import StoreError
-from harness.paths import checkpoint_dir, checkpoints_dir
+from harness.paths import checkpoint_dir, checkpoints_dir, is_checkpoint
 from harness.results import RunStatus, Selection
 from harness.store import models, open_store
 from harness.store.codec import sha256, unpack_doubles, unpack_labels, unpack_logits, unpack_strings
@@ -56,7 +56,6 @@ _STORED_AS: Mapping[type, str] = {  # by SQLite
     str: "text",
     type(None): "null",
 }
-_CHECKPOINT = re.compile(r"[0-9a-f]{32}")
 
 
 # --- its schema ------------------------------------------------------------------------------------------------------
@@ -502,7 +501,7 @@ def collect_garbage(store: Store, *, all_checkpoints: bool = False, dry_run: boo
     """
     database = store.database
     folders = _unneeded_checkpoints(database, all_checkpoints=all_checkpoints)
-    sizes = [sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders]
+    sizes = [_bytes_in(folder) for folder in folders]
     with explained(database.name), Session(database.writer) as session:
         before = _size(database, session.connection())
         rows = remove_unused(session)
@@ -514,6 +513,8 @@ def collect_garbage(store: Store, *, all_checkpoints: bool = False, dry_run: boo
     for folder in folders:
         try:
             shutil.rmtree(folder)
+        except FileNotFoundError:
+            pass  # its run removed it, or goes on and writes a new one
         except OSError as error:
             raise StoreError(f"the checkpoint {folder} cannot be removed: {error.strerror}") from error
     freed = 0
@@ -526,12 +527,19 @@ def collect_garbage(store: Store, *, all_checkpoints: bool = False, dry_run: boo
     return Removed(rows, len(folders), sum(sizes), freed)
 
 
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # its run goes on, or ends, meanwhile
+            total += file.stat().st_size
+    return total
+
+
 def _unneeded_checkpoints(database: Database, *, all_checkpoints: bool) -> list[Path]:
     # Listed before the runs are read: a checkpoint made meanwhile may be of a run planned meanwhile.
     parent = checkpoints_dir()
     entries = list(parent.iterdir()) if parent.is_dir() else []
-    ours = [entry for entry in entries if _CHECKPOINT.fullmatch(entry.name) and not entry.is_symlink()]
-    found = {entry.name: entry for entry in ours if entry.is_dir()}
+    found = {entry.name: entry for entry in entries if is_checkpoint(entry)}
     if not found:
         return []
     unneeded = []

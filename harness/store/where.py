@@ -232,7 +232,7 @@ FIELDS: Mapping[str, Field] = {
     "created": Field(
         "time", "when the run was planned: 2026-11-22, or 2026-11-22T10:00, in UTC", True, RunRow.created_at
     ),
-    "started": Field("time", "when its last attempt began", True, RunRow.started_at),
+    "started": Field("time", "when its first attempt began", True, RunRow.started_at),
     "finished": Field("time", "when its last attempt ended", True, RunRow.finished_at),
     "hash": Field("text", "sha256 of the configuration", False, RunRow.config_hash),
     "failure": Field(
@@ -268,7 +268,8 @@ def sort_column(name: str, status: ColumnElement[str]) -> ColumnElement[Any]:
         problem = f"no field is called {_shown(name)}" if found is None else f"runs cannot be sorted by {name.lower()}"
         near = did_you_mean(name.lower(), (known for known, each in FIELDS.items() if each.sortable))
         raise ConfigError(f"--sort: {problem}. {near}")
-    return status if found.column is None else cast(ColumnElement[Any], found.column)
+    column: ColumnElement[Any] = status if found.column is None else cast(ColumnElement[Any], found.column)
+    return _Ordered(column) if found.kind == "text" else column
 
 
 # --- from text to a tree ---------------------------------------------------------------------------------------------

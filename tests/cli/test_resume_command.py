@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -15,6 +17,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from harness.results import Run
 from harness.store import open_store
@@ -157,13 +161,43 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_happened(
     assert _end(_runs(database)[2:]) == reference
 
 
-def test_a_job_that_is_cancelled_is_interrupted(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_the_whole_job_is_an_interrupt(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     process = start("--set", "frozen.epochs=1000", epochs=1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Go on with: harness resume" in said
     assert _runs(tmp_path / "benchmark.db")[0].status == "interrupted"
+    assert _checkpoints(tmp_path / "home"), "a batch system's signal reaches every process"
+    with open_store(str(tmp_path / "benchmark.db"), create=False) as store:
+        assert store.ensembles() == []
+
+
+def test_weights_that_changed_meanwhile_are_not_mixed_with_those_before(
+    start: Start, harness: Harness, test_plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(test_plugins))
+    faults = importlib.import_module("harness_test_plugins.faults")
+    path = tmp_path / "weights.safetensors"
+    only = ["--plugins", "slow", "--weights", f"slow={path}", "--stages", "frozen"]
+    shas = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save_file(faults.Slow().architecture(auxiliary=False).state_dict(), path)
+        shas.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        if seed == 1:
+            process = start(*only, epochs=2)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    resumed = harness("resume", PYTHONPATH=test_plugins)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "of other software, weights or another device, so the run begins anew" in resumed.stderr
+    (run,) = _runs(tmp_path / "benchmark.db")
+    assert run.weights.sha256 == shas[1]
+    path.write_bytes(b"something else")
+    again = harness("run", *COMMAND, *only, PYTHONPATH=test_plugins)
+    assert "recorded already, from other weights than are there now, as run 1" in again.stderr
 
 
 def test_a_second_interrupt_leaves_at_once(start: Start, tmp_path: Path) -> None:

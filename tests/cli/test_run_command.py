@@ -105,7 +105,9 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(
 def test_every_fault_of_a_plugin_is_one_failed_run_that_says_why(
     harness: Harness, test_plugins: Path, tmp_path: Path
 ) -> None:
-    faults = "import_error,wrong_head,raises,exits,exits_hard,segfaults,killed,hangs,eats_memory,diverges"
+    faults = (
+        "import_error,wrong_head,raises,loses_connection,exits,exits_hard,segfaults,killed,hangs,eats_memory,diverges"
+    )
     limits = ["--timeout", "8", "--memory-limit", "3"]
     done = harness("run", "--plugins", f"tiny,{faults},tiny_two", *SHORT, *limits, "--json", PYTHONPATH=test_plugins)
     assert done.returncode == 1
@@ -116,6 +118,7 @@ def test_every_fault_of_a_plugin_is_one_failed_run_that_says_why(
         "import_error": ("plugin", "the plugin's own mistake"),
         "wrong_head": ("should be an nn.Linear", ""),
         "raises": ("compute", "RuntimeError"),
+        "loses_connection": ("the server of the weights hung up", "ConnectionResetError"),
         "exits": ("a plugin ended the run with exit code 0", "SystemExit"),
         "exits_hard": ("exited with code 7, without a word", ""),
         "segfaults": ("SIGSEGV (a fault in native code)", "in string_at"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,27 @@ def test_hostile_text_does_not_reach_the_terminal_as_commands(harness: Harness, 
         assert "\x1b" not in done.stdout
         assert "\x07" not in done.stdout
         assert r"\x1b]0;owned" in done.stdout
+
+
+def test_what_cannot_be_is_one_message(harness: Harness, database: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.db"
+    shutil.copy(database, damaged)
+    with closing(sqlite3.connect(damaged)) as connection, connection:
+        connection.execute("UPDATE runs SET plugins = '{', seed = 'a\x1b[31mb' WHERE id = 1")
+    for command, says in (
+        (("rm", "1", "--yes", "--db", "typo.db"), "there is no results database typo.db"),
+        (("tag", "1", "--add", "x", "--db", "typo.db"), "there is no results database typo.db"),
+        (("note", "1", "x", "--db", "typo.db"), "there is no results database typo.db"),
+        (("list", "--page", "9" * 20), "--page"),
+        (("list", "--db", "postgresql+foo://host/name"), "there is no such driver"),
+        (("list", "--db", "damaged.db"), "a stored value cannot be read"),
+    ):
+        refused = harness("runs", *command)
+        assert refused.returncode == 2, command
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "typo.db").exists()
+    with closing(sqlite3.connect(damaged)) as connection, connection:
+        connection.execute("UPDATE runs SET plugins = '[]' WHERE id = 1")
+    listed = harness("runs", "list", "--db", "damaged.db")
+    assert "\x1b" not in listed.stdout + listed.stderr

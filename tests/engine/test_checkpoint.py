@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,15 +78,57 @@ def test_where_no_checkpoint_can_be_written_the_run_goes_on(tmp_path: Path) -> N
     kept = _checkpoints(tmp_path, said)
     assert kept.due()
     kept.save(Position(0), PLAIN, TENSORS)
-    assert "no checkpoint can be kept" in said[0]
-    assert not kept.due()
+    assert "no checkpoint can be written" in said[0]
+    (tmp_path / "one").unlink()
+    kept.save(Position(1), PLAIN, TENSORS)
+    loaded = kept.load()
+    assert loaded is not None
+    assert loaded.position == Position(1), "it is tried again"
+    assert len(said) == 1
+
+
+def test_a_full_disk_is_left_no_fuller_and_with_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    kept = _checkpoints(tmp_path, said)
+    kept.save(Position(0), PLAIN, TENSORS)
+    before = sorted(path.name for path in (tmp_path / "one").iterdir())
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_to_disk", full)
+    kept.save(Position(0, 2), PLAIN, TENSORS)
+    assert "No space left" in said[0]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == before
+    loaded = kept.load()
+    assert loaded is not None
+    assert loaded.position == Position(0)
+
+
+def test_parallel_runs_keep_their_checkpoints(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def save(name: str) -> None:
+        kept = Checkpoints(tmp_path / (name * 32), note=said.append)
+        for number in range(60):
+            kept.save(Position(0, number + 1), PLAIN, TENSORS)
+            if number % 7 == 0:
+                shutil.rmtree(tmp_path / (name * 32))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(save, "abc"))
+    assert said == []
 
 
 def test_old_checkpoints_of_others_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_LIMIT_BYTES", 6_500)
-    for name in ("one", "two", "three"):
-        Checkpoints(tmp_path / name).save(Position(0), PLAIN, {"a": torch.zeros(400)})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["three", "two"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "large").write_bytes(bytes(10_000))
+    for name in "cba":
+        Checkpoints(tmp_path / (name * 32)).save(Position(0), PLAIN, {"a": torch.zeros(400)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a" * 32, "b" * 32, "mine"]
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])

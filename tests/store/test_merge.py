@@ -500,6 +500,7 @@ import sys
 from harness.results import EpochResult, StageStarted
 from harness.store import open_store
 with open_store(sys.argv[1]) as store:
+    assert store.begin(int(sys.argv[2]))
     print("ready", flush=True)
     for epoch in range(10_000):
         store.record(int(sys.argv[2]), EpochResult("frozen", epoch + 3, *[0.5] * 7))
@@ -509,7 +510,7 @@ with open_store(sys.argv[1]) as store:
 def test_a_backup_is_whole_while_another_process_writes(url, tmp_path):
     with open_store(url) as store:
         add_run(store)
-        run_id = add_run(store, status=None, stages=["frozen"])
+        run_id = add_run(store, status="interrupted", stages=["frozen"])
 
         def epochs(opened):
             return len(opened.run(run_id).stages[0].epochs)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
-from harness.errors import StoreError
+from harness.errors import RunTakenOverError, StoreError
 from harness.results import (
     DatasetRecord,
     EnsembleRecord,
@@ -308,7 +308,6 @@ def test_the_same_plan_is_the_same_sweep_and_another_shares_its_runs(store):
     again = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"])
     assert again.experiment == first.experiment
     assert again.run_ids == first.run_ids
-    assert (first.reused, again.reused) == (frozenset(), frozenset(first.run_ids))
 
     wider = store.plan([planned("a"), planned("c")], dataset(), command="two", experiment="wider")
     assert wider.run_ids[0] == first.run_ids[0]
@@ -319,6 +318,20 @@ def test_the_same_plan_is_the_same_sweep_and_another_shares_its_runs(store):
     assert elsewhere.run_ids[0] not in (*first.run_ids, *wider.run_ids), "other images make another run"
     anew = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"], repeat=True)
     assert not set(anew.run_ids) & set(first.run_ids)
+
+
+def test_a_repetition_that_stopped_is_gone_on_with_and_not_mixed_with_what_it_repeats(store):
+    both = [planned("a"), planned("b")]
+    first = store.plan(both, dataset(), command="one", experiment="x")
+    for run_id in first.run_ids:
+        assert store.begin(run_id)
+        store.finish_run(run_id, "completed")
+    anew = store.plan(both, dataset(), command="one", experiment="x", repeat=True)
+    again = store.plan(both, dataset(), command="one", experiment="x")
+    assert again.run_ids == anew.run_ids
+    assert [sweep.run_ids for sweep in store.unfinished_sweeps("x")] == [anew.run_ids]
+    store.delete_runs(anew.run_ids[1:])
+    assert store.plan(both, dataset(), command="one", experiment="x").run_ids == (anew.run_ids[0], first.run_ids[1])
 
 
 def test_a_run_is_done_once_by_one_process(store):
@@ -380,8 +393,63 @@ def test_on_another_machine_silence_tells(store):
     assert store.run(run_id).status == "running"
     attempt_of(store, run_id, heartbeat_at=datetime.now(UTC) - timedelta(minutes=10))
     assert store.run(run_id).status == "lost"
-    store.heartbeat(run_id)
+    attempt_of(store, run_id, heartbeat_at=datetime.now(UTC))
     assert store.run(run_id).status == "running"
+
+
+def test_a_process_whose_run_was_taken_over_writes_no_more(store):
+    run_id = start(store)
+    for stored in (SETUP, StageStarted("frozen", 0, 2, 1), epoch()):
+        store.record(run_id, stored)
+    attempt_of(store, run_id, host="elsewhere with silence", heartbeat_at=datetime.now(UTC) - timedelta(minutes=10))
+    assert store.begin(run_id)
+    with Session(store.database.writer) as session, session.begin():
+        session.get(models.AttemptRow, (run_id, 2)).host = "elsewhere"
+    for write in (
+        lambda: store.heartbeat(run_id),
+        lambda: store.record(run_id, epoch(train_loss=7.0)),
+        lambda: store.record(run_id, Failure("E", "of the first")),
+        lambda: store.finish_run(run_id, "failed"),
+    ):
+        with pytest.raises(RunTakenOverError, match="on 'elsewhere' has taken over run"):
+            write()
+    run = store.run(run_id)
+    assert run.status == "running"
+    assert run.failure is None
+    assert run.stages[0].epochs[0].train_loss == epoch().train_loss
+
+
+def test_a_run_that_was_removed_meanwhile_does_not_begin(store):
+    (run_id,) = store.plan([planned("a")], dataset(), command="x").run_ids
+    store.delete_runs([run_id])
+    assert not store.begin(run_id)
+
+
+def test_the_figures_of_a_run_are_those_of_its_last_tested_stage(store):
+    run_id = start(store)
+    store.record(run_id, SETUP)
+
+    def test(stage, index, right):
+        logits = np.array([[0, 1], [1, 0], [0, 1], [0, 1]], np.float32)  # all right, then some turned round
+        logits[right:] = logits[right:, ::-1]
+        predictions = (Prediction("val", np.zeros((3, 2), np.float32)), Prediction("test", logits))
+        store.record(run_id, StageStarted(stage, index, 1, 1))
+        store.record(run_id, StageResult(stage, 1, 1.0, 1.0, predictions, "7", "8"))
+
+    def accuracy():
+        (run_id_of,) = store.run_ids(Selection(where=f"accuracy = {store.run(run_id).stages[-1].test_accuracy}"))
+        assert run_id_of == run_id
+        return store.run(run_id).stages[-1].test_accuracy
+
+    test("frozen", 0, 4)
+    assert accuracy() == 1.0
+    test("finetune", 1, 3)
+    assert accuracy() == 0.75
+    test("frozen", 0, 2)  # the run begins anew
+    assert accuracy() == 0.75
+    elsewhere = dataclasses.replace(SETUP, environment=dataclasses.replace(SETUP.environment, torch="3.0"))
+    store.record(run_id, elsewhere)
+    assert store.run_ids(Selection(where="accuracy is null")) == [run_id]
 
 
 def test_what_is_recorded_twice_is_there_once(store):

@@ -40,6 +40,14 @@ class Exits(Tiny):
         raise SystemExit(0)
 
 
+class LosesConnection(Tiny):
+    """Raises what the pipe to the parent would raise too."""
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Raise."""
+        raise ConnectionResetError("the server of the weights hung up")
+
+
 class ExitsHard(Tiny):
     """Ends its process without a word."""
 
