@@ -40,6 +40,7 @@ _DATASET_SPLITS = table_of(models.DatasetSplitRow)
 _ENSEMBLES = table_of(models.EnsembleRow)
 _MEASUREMENTS = table_of(models.MeasurementRow)
 _PREDICTIONS = table_of(models.PredictionRow)
+_PLANNED = select(models.SweepRunRow.run_id).distinct()
 _RUNS = table_of(models.RunRow)
 _SPLITS = table_of(models.SplitRow)
 _STAGES = table_of(models.StageRow)
@@ -305,7 +306,10 @@ class _Checker:
                 for row in self.reader.all(ends.where(_ATTEMPTS.c.run_id.in_(ids)))
             }
             splits = self._splits_of({row["dataset_id"] for row in portion})
+            planned = {row["run_id"] for row in self.reader.all(_PLANNED.where(models.SweepRunRow.run_id.in_(ids)))}
             for row in portion:
+                if row["id"] not in planned:
+                    yield Finding(f"run {row['id']}: it is of no sweep, so no list can show it")
                 of_run = stages.get(row["id"], [])
                 wanted = splits.get(row["dataset_id"], [])
                 yield from self._judged(f"run {row['id']}", self._run, row, of_run, attempts)

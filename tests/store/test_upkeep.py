@@ -153,6 +153,7 @@ def test_a_run_whose_process_is_gone_is_a_note(store):
 
 # What PostgreSQL would not take.
 ON_SQLITE = {
+    "DELETE FROM sweep_runs WHERE run_id = 1": "run 1: it is of no sweep",
     "INSERT INTO epochs (stage_id, epoch) VALUES (99, 1)": "row 9 of epochs refers to a row of stages that is not",
     "UPDATE runs SET dataset_id = 99": r"row 1 of runs refers to a row of datasets that is not there",
     "UPDATE runs SET config = '{'": "a stored value cannot be read",
