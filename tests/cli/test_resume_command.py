@@ -32,6 +32,12 @@ COMMAND = [*SLOW, *SMALL, *SHORT]
 Start = Callable[..., subprocess.Popen[str]]
 
 
+def _heed_signals() -> None:
+    """Undo what a shell does to what it puts into the background, and nohup: a user's terminal does not."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(test_plugins: Path, tmp_path: Path) -> Iterator[Start]:
     """Start `harness run` and wait until it has recorded some epochs."""
@@ -45,8 +51,7 @@ def start(test_plugins: Path, tmp_path: Path) -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # a shell starts what it puts into the background with interrupts ignored; a user's terminal does not
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=_heed_signals,
         )
         started.append(process)
         deadline = time.monotonic() + 120
