@@ -132,6 +132,9 @@ def make_plan(request: Request) -> Plan:
     options = apply_to_dataset(dataset_plugin.name, argument[1] if argument else None, dataset.Options, overrides)
     backbones = [plugin.name for plugin in chosen["backbone"]]
     weights = parse_weights(request.weights, backbones, parse_weights(_weights_of(recipe), backbones, {}))
+    for name, value in weights.items():
+        if Path(value).is_absolute() and not Path(value).exists():
+            raise ConfigError(f"--weights {name}={value}: there is no such file or folder")
     try:
         configs = tuple(
             RunConfig(

@@ -14,7 +14,7 @@ Timeout = Annotated[
     float, typer.Option(min=1, help="End a run as hung after so many seconds without any sign of life from it.")
 ]
 MemoryLimit = Annotated[
-    float | None, typer.Option(min=0.5, help="GiB that a run may take. Default: whatever the machine has.")
+    float | None, typer.Option(min=1, help="GiB that a run may take. Default: whatever the machine has.")
 ]
 CheckpointEvery = Annotated[
     float, typer.Option(min=0, help="Seconds between two checkpoints: at most so much work is lost.")

@@ -53,7 +53,7 @@ def list_runs(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file instead.")] = None,
 ) -> None:
-    """List recorded runs, the newest first.
+    """List recorded runs with the accuracy and AUC on their test images, the newest first.
 
     Examples:
 
@@ -69,6 +69,8 @@ def list_runs(
 
     if status is not None and status not in get_args(RunStatus):
         raise ConfigError(f"--status {status}: no such status. {did_you_mean(status, get_args(RunStatus))}")
+    if sum(map(bool, (as_json, as_csv, parquet))) > 1:
+        raise ConfigError("say one of --json, --csv and --parquet")
     in_table = not (as_json or as_csv or parquet)
     rows = limit or (TABLE_ROWS if in_table else None)
     selection = Selection(
@@ -90,10 +92,15 @@ def list_runs(
             _write_parquet(_records(store, selection), parquet)
         else:
             runs, total = store.runs(selection), store.count(selection)
-            out.print(list_table(runs))
-            if len(runs) < total:
-                said = f"{len(runs)} of {total} runs; --page {page + 1}, --limit or --where show others."
-                out.print(said, style="dim")
+            if runs:
+                out.print(list_table(runs, out.width))
+            pages = -(-total // (rows or 1))
+            if not total:
+                out.print("No run is like that." if where or experiment or backbone or status else "No run yet.")
+            elif not runs:
+                out.print(f"There is no page {page}: {total} runs make {pages}.")
+            elif len(runs) < total:
+                out.print(f"Page {page} of {pages}, {total} runs in all; --page shows others.", style="dim")
 
 
 def _records(store: Store, selection: Selection) -> Iterator[dict[str, Any]]:
@@ -161,7 +168,7 @@ def tag_runs(
     with open_store(db, create=False, write=True, say=say) as store:
         chosen = _chosen(store, run_ids, where)
         store.tag(chosen, add=add or (), remove=remove or ())
-    out.print(f"{len(chosen)} runs")
+    out.print(_runs(len(chosen)))
 
 
 @app.command("note")
@@ -204,12 +211,16 @@ def remove_runs(
     with open_store(db, create=False, write=True, say=say) as store:
         chosen = _chosen(store, run_ids, where)
         if not yes and chosen:
-            typer.confirm(f"Delete {len(chosen)} runs ({_numbers(chosen)}) for good?", abort=True, err=True)
+            typer.confirm(
+                f"Delete {_runs(len(chosen))} ({_numbers(chosen)}) for good, with their ensembles?",
+                abort=True,
+                err=True,
+            )
         uids = [run.uid for run in store.runs(Selection(ids=tuple(chosen)))]
         ensembles = store.delete_runs(chosen)
     for uid in uids:
         shutil.rmtree(checkpoint_dir(uid), ignore_errors=True)
-    out.print(f"Deleted {len(chosen)} runs and {ensembles} ensembles.")
+    out.print(f"Deleted {_runs(len(chosen))} and {ensembles} ensemble{'' if ensembles == 1 else 's'}.")
 
 
 def _chosen(store: Any, run_ids: list[int] | None, where: str) -> list[int]:
@@ -218,6 +229,10 @@ def _chosen(store: Any, run_ids: list[int] | None, where: str) -> list[int]:
     if bool(run_ids) == bool(where):
         raise ConfigError("say which runs: their numbers, or --where FILTER")
     return list(dict.fromkeys(run_ids)) if run_ids else store.run_ids(Selection(where=where))
+
+
+def _runs(n: int) -> str:
+    return f"{n} run" if n == 1 else f"{n} runs"
 
 
 def _numbers(run_ids: list[int]) -> str:
@@ -277,7 +292,8 @@ def show_run(
         rows["note"] = run.note
     for attempt in run.attempts if len(run.attempts) > 1 or run.status != "completed" else ():
         ended = f", {attempt.outcome} at {attempt.ended_at:%Y-%m-%d %H:%M:%S} UTC" if attempt.ended_at else ""
-        text = f"from {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC on {attempt.host or 'an unknown machine'}{ended}"
+        host = attempt.host.partition(" ")[0] or "an unknown machine"  # what follows tells boots and containers apart
+        text = f"from {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC on {host}{ended}"
         if attempt.failure:
             text += f"\n{attempt.failure.kind}: {attempt.failure.message}\n{attempt.failure.traceback}".rstrip()
         rows[f"attempt {attempt.number}"] = text

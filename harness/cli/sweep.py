@@ -77,6 +77,12 @@ def execute(
             soft_wrap=True,
         )
         raise typer.Exit(130)
+    if unfinished:
+        err.print(
+            f"{len(unfinished)} of {len(runs)} runs did not complete. With the cause mended, harness "
+            f"resume{escape(shown + named)} tries them again.",
+            soft_wrap=True,
+        )
     if outcome.complaints or unfinished:
         raise typer.Exit(1)
 

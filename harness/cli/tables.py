@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
-from harness.cli.output import escape
+from harness.cli.output import escape, no_control
 from harness.results import EnsembleRecord, Run, StageRecord
 
 __all__ = ["LIST_COLUMNS", "accuracy_table", "ensemble_json", "list_json", "list_table", "run_json"]
@@ -32,8 +34,8 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
     for run in sorted(runs, key=lambda run: run.id):
         weights = run.weights.kind if run.weights else str(run.config["weights"])
         cells = [_tested(run.stage(name)) for name in stages]
-        if run.status != "completed" and cells:
-            cells[-1] = f"[red]{escape(run.status)}[/]"
+        if run.status != "completed" and "" in cells:
+            cells[cells.index("")] = f"[red]{escape(run.status)}[/]"
         table.add_row(str(run.id), escape(run.backbone), escape(weights), *cells)
     if ensembles:
         table.add_section()
@@ -93,32 +95,41 @@ def list_json(run: Run) -> dict[str, Any]:
     }
 
 
-def list_table(runs: Sequence[Run]) -> Table:
-    """One line a run."""
-    table = Table()
-    table.add_column("run", justify="right")
-    table.add_column("experiment", overflow="fold")
-    for heading in ("backbone", "weights", "seed", "status"):
-        table.add_column(heading)
-    table.add_column("test accuracy", justify="right")
-    table.add_column("AUC", justify="right")
-    for heading in ("created (UTC)", "tags"):
-        table.add_column(heading)
-    for run in runs:
-        last = _last_tested(run)
-        table.add_row(
-            str(run.id),
-            escape(run.experiment.name),
-            escape(run.backbone),
-            escape(run.weights.kind) if run.weights else "",
-            escape(str(run.seed)),
-            run.status if run.status == "completed" else f"[red]{escape(run.status)}[/]",
-            f"{last.test_accuracy:.2%} [dim]{escape(last.name)}[/]" if last else "",
-            f"{last.test_auc:.3f}" if last and last.test_auc is not None else "",
-            f"{run.created_at:%Y-%m-%d %H:%M}",
-            escape(", ".join(run.tags)),
-        )
+def list_table(runs: Sequence[Run], width: int) -> Table:
+    """One line a run, with what fits into ``width`` columns: nothing is cut off."""
+    rows = [_list_row(run) for run in runs]
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    right = ("run", "accuracy", "AUC")
+    shown = [heading for heading in rows[0] if any(row[heading] for row in rows)]
+    for least in ("experiment", "tags", "seed", "created (UTC)", "after"):
+        needed = sum(max(cell_len(row[heading]) for row in [{heading: heading}, *rows]) + 1 for heading in shown)
+        if least in shown and needed > width:
+            shown.remove(least)
+    for heading in shown:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for run, row in zip(runs, rows, strict=True):
+        unfinished = "red" if run.status != "completed" else ""
+        table.add_row(*(Text(row[heading], style=unfinished if heading == "status" else "") for heading in shown))
     return table
+
+
+def _list_row(run: Run) -> dict[str, str]:
+    last = _last_tested(run)
+    row = {
+        "run": str(run.id),
+        "experiment": run.experiment.name,
+        "data": f"{run.dataset.name}, synthetic" if run.dataset.synthetic else run.dataset.name,
+        "backbone": run.backbone,
+        "weights": run.weights.kind if run.weights else str(run.config.get("weights", "")),
+        "seed": str(run.seed),
+        "status": run.status,
+        "accuracy": f"{last.test_accuracy:.2%}" if last else "",
+        "AUC": f"{last.test_auc:.3f}" if last and last.test_auc is not None else "",
+        "after": last.name if last else "",
+        "created (UTC)": f"{run.created_at:%Y-%m-%d %H:%M}",
+        "tags": ", ".join(run.tags),
+    }
+    return {heading: no_control(value) for heading, value in row.items()}
 
 
 def _last_tested(run: Run) -> StageRecord | None:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from harness.config import Task
 from harness.errors import BrokenPluginError, ConfigError, HarnessError, Stopped
-from harness.results import Event, Failure, Note, Progress
+from harness.results import Event, Failure, Note, Progress, StageStarted
 
 __all__ = ["Limits", "run_in_child"]
 
@@ -34,7 +34,7 @@ __all__ = ["Limits", "run_in_child"]
 _ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
 _GO_ON, _STOP = "go on", "stop"
 _POLL_SECONDS = 0.5
-_STOP_SECONDS = 30.0  # a batch and a checkpoint of the largest networks take less
+_STOP_SECONDS = 30.0  # of silence after being told to stop: a batch and a checkpoint of the largest networks take less
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def _events(pipe: Connection, limits: Limits, stopping: Callable[[], bool]) -> G
         TimeoutError: it has been silent for too long.
         Stopped: it stopped, or would not and has to be killed.
     """
-    stop_at: float | None = None
+    told = False
     heard = time.monotonic()
     while True:
-        if stop_at is None and stopping():
-            stop_at = time.monotonic() + _STOP_SECONDS
+        if not told and stopping():
+            told, heard = True, time.monotonic()
             _send(pipe, _STOP)
         if not pipe.poll(_POLL_SECONDS):
-            if stop_at is not None and time.monotonic() > stop_at:
+            if told and time.monotonic() - heard > _STOP_SECONDS:
                 raise Stopped
             if time.monotonic() - heard > limits.silence:
                 raise TimeoutError
@@ -111,7 +111,7 @@ def _events(pipe: Connection, limits: Limits, stopping: Callable[[], bool]) -> G
         try:
             event = pipe.recv()
         except (EOFError, OSError) as error:  # the end, perhaps in the middle of a message
-            if stop_at is not None or stopping():
+            if told or stopping():
                 raise Stopped from error
             raise EOFError from error
         if event is None:
@@ -167,6 +167,7 @@ class _Line:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._stop = False
+        self._training = False
 
     def stopping(self) -> bool:
         with _to_parent():
@@ -177,9 +178,10 @@ class _Line:
     def emit(self, event: Event) -> None:
         with _to_parent():
             self._pipe.send(event)
+        self._training = self._training or isinstance(event, StageStarted)
         if isinstance(event, Progress | Note):
-            # Training stops by itself, with a checkpoint; all else is soon done again.
-            if not (isinstance(event, Progress) and event.epoch is not None) and self.stopping():
+            # Before training nothing is lost. It then stops by itself, with a checkpoint; what comes after it is short.
+            if not self._training and self.stopping():
                 raise Stopped
         elif not isinstance(event, Failure):
             with _to_parent():
@@ -233,12 +235,12 @@ def _child(task: Task, limits: Limits, pipe: Connection, faults: Path) -> None:
         except SystemExit as error:
             said = f"a plugin ended the run with exit code {error.code}"
             line.end(Failure("SystemExit", said, traceback.format_exc()))
-        except MemoryError as error:
-            given = f"the {limits.memory / 2**30:g} GiB of --memory-limit" if limits.memory else "this machine has"
-            said = f"the run needs more memory than {given} {error}".rstrip()
-            line.end(Failure("MemoryError", said, traceback.format_exc()))
         except Exception as error:
-            line.end(Failure(type(error).__name__, str(error), traceback.format_exc()))
+            kind, said = type(error).__name__, str(error)
+            if isinstance(error, MemoryError) or "can't allocate memory" in said:  # the latter is torch's RuntimeError
+                given = f"the {limits.memory / 2**30:g} GiB of --memory-limit" if limits.memory else "this machine has"
+                kind, said = "MemoryError", f"the run needs more memory than {given} ({said})"
+            line.end(Failure(kind, said, traceback.format_exc()))
 
 
 def _end_with_parent() -> None:

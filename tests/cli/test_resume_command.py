@@ -205,6 +205,18 @@ def test_weights_that_changed_meanwhile_are_not_mixed_with_those_before(
     assert "recorded already, from other weights than are there now, as run 1" in again.stderr
 
 
+def test_an_interrupt_while_images_are_tested_loses_nothing(start: Start, harness: Harness, test_plugins: Path) -> None:
+    """The stage ends, and the checkpoint is written in the next."""
+    many = ["--set", "data.test=600", "--set", "frozen.epochs=2", "--checkpoint-every", "3600"]
+    process = start(*many, epochs=2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    resumed = harness("resume", PYTHONPATH=test_plugins)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "goes on from its checkpoint: finetune, 0 of 3 epochs done" in resumed.stderr
+
+
 def test_a_second_interrupt_leaves_at_once(start: Start, tmp_path: Path) -> None:
     process = start("--set", "frozen.epochs=1000", epochs=1)
     blocker = sqlite3.connect(tmp_path / "benchmark.db", isolation_level=None)

@@ -206,6 +206,13 @@ def test_weights_that_cannot_be_had_say_the_ways_out(harness: Harness, tmp_path:
         assert way in done.stderr
 
 
+def test_weights_that_are_not_there_are_refused_before_anything_is_recorded(harness: Harness, tmp_path: Path) -> None:
+    done = harness("run", "--plugins", "alexnet", "--weights", "./nowhere", "--data", "phantom")
+    assert done.returncode == 2
+    assert f"--weights alexnet={tmp_path / 'nowhere'}: there is no such file or folder" in done.stderr
+    assert not (tmp_path / "benchmark.db").exists()
+
+
 def test_an_ensemble_that_raises_is_a_complaint_and_the_others_go_on(harness: Harness, test_plugins: Path) -> None:
     names = "tiny,tiny_two,raises_ensemble,mean_probability"
     done = harness("run", "--plugins", names, *SHORT, "--json", PYTHONPATH=str(test_plugins))

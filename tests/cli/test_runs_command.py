@@ -41,9 +41,13 @@ def test_list_filters_sorts_and_pages(harness: Harness, database: Path) -> None:
     assert ids("--sort", "accuracy")[:2] == [3, 1]
     assert ids("--sort", "accuracy", "--ascending")[:2] == [2, 1]
     assert ids("--limit", "2", "--page", "2") == [3, 2]
-    table = harness("runs", "list", "--limit", "2")
-    assert "2 of 5 runs; --page 2" in table.stdout
+    table = harness("runs", "list", "--limit", "2", COLUMNS="80")
+    assert "Page 1 of 3, 5 runs in all" in table.stdout
     assert "densenet121" in table.stdout
+    assert all(len(line) <= 80 for line in table.stdout.splitlines())
+    assert "There is no page 9: 5 runs make 3." in harness("runs", "list", "--limit", "2", "--page", "9").stdout
+    assert "No run is like that." in harness("runs", "list", "--where", "seed = 99").stdout
+    assert harness("runs", "list", "--json", "--csv").returncode == 2
     for wrong, says in ((["--where", "accuracy >"], "--where"), (["--sort", "colour"], "--sort")):
         refused = harness("runs", "list", *wrong)
         assert refused.returncode == 2
@@ -75,7 +79,7 @@ def test_tag_note_and_rm(harness: Harness, database: Path, tmp_path: Path) -> No
 
     unasked = harness("runs", "rm", "1")
     assert unasked.returncode == 1
-    assert "for good?" in unasked.stderr
+    assert "Delete 1 run (1) for good" in unasked.stderr
     assert "say which runs" in harness("runs", "rm", "--yes").stderr
     removed = harness("runs", "rm", "1", "--yes")
     assert removed.stdout.strip() == "Deleted 1 runs and 2 ensembles."
