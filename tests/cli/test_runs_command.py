@@ -82,7 +82,7 @@ def test_tag_note_and_rm(harness: Harness, database: Path, tmp_path: Path) -> No
     assert "Delete 1 run (1) for good" in unasked.stderr
     assert "say which runs" in harness("runs", "rm", "--yes").stderr
     removed = harness("runs", "rm", "1", "--yes")
-    assert removed.stdout.strip() == "Deleted 1 runs and 2 ensembles."
+    assert removed.stdout.strip() == "Deleted 1 run and 2 ensembles."
     with open_store(str(database)) as store:
         assert [run.id for run in store.runs()] == [5, 4, 3, 2]
         assert store.ensembles() == []
