@@ -44,7 +44,7 @@ def parquet_module() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise ConfigError("Parquet needs pyarrow; run: pip install 'transfer-harness[parquet]'") from error
+        raise ConfigError("Parquet needs pyarrow; run: pip install pyarrow") from error
     return pyarrow, parquet
 
 

@@ -204,8 +204,7 @@ def _postgresql(url: URL) -> Database:
         raise StoreError(f"results database {name}: there is no such driver; write postgresql+psycopg://") from None
     except ModuleNotFoundError as error:
         raise StoreError(
-            f"results database {name}: the driver {error.name} is not installed; "
-            "run: pip install 'transfer-harness[postgres]'"
+            f"results database {name}: the driver {error.name} is not installed; run: pip install 'psycopg[binary]'"
         ) from error
     # What one reads in several queries is of one moment, as it is on SQLite.
     return Database(name, engine.execution_options(isolation_level="REPEATABLE READ"), writer=engine)

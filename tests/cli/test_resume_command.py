@@ -117,7 +117,7 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_happened(
     # an interrupt in the first stage writes a checkpoint and says how to go on
     process = start(epochs=2)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "0 of 2 runs completed" in said
     assert "Traceback" not in said
@@ -170,7 +170,7 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_happened(
 def test_a_signal_to_the_whole_job_is_an_interrupt(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     process = start("--set", "frozen.epochs=1000", epochs=1)
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Go on with: harness resume" in said
     assert _runs(tmp_path / "benchmark.db")[0].status == "interrupted"
@@ -194,7 +194,7 @@ def test_weights_that_changed_meanwhile_are_not_mixed_with_those_before(
         if seed == 1:
             process = start(*only, epochs=2)
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
     resumed = harness("resume", PYTHONPATH=test_plugins)
     assert resumed.returncode == 0, resumed.stderr
     assert "of other software, weights or another device, so the run begins anew" in resumed.stderr
@@ -210,7 +210,7 @@ def test_an_interrupt_while_images_are_tested_loses_nothing(start: Start, harnes
     many = ["--set", "data.test=600", "--set", "frozen.epochs=2", "--checkpoint-every", "3600"]
     process = start(*many, epochs=2)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     resumed = harness("resume", PYTHONPATH=test_plugins)
     assert resumed.returncode == 0, resumed.stderr
@@ -226,7 +226,7 @@ def test_a_second_interrupt_leaves_at_once(start: Start, tmp_path: Path) -> None
     time.sleep(1)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert time.monotonic() - begin < 5
     blocker.close()
     assert process.returncode == 130
@@ -262,7 +262,7 @@ def test_a_full_disk_and_a_locked_database_end_a_sweep_that_can_be_resumed(
 
     process = start(epochs=2, into="disk/benchmark.db")
     _fill(small_disk / "filler")
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "the disk is full; free some space" in said
     assert "Traceback" not in said

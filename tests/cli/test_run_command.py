@@ -108,7 +108,7 @@ def test_every_fault_of_a_plugin_is_one_failed_run_that_says_why(
     faults = (
         "import_error,wrong_head,raises,loses_connection,exits,exits_hard,segfaults,killed,hangs,eats_memory,diverges"
     )
-    limits = ["--timeout", "8", "--memory-limit", "3"]
+    limits = ["--timeout", "30", "--memory-limit", "3"]
     done = harness("run", "--plugins", f"tiny,{faults},tiny_two", *SHORT, *limits, "--json", PYTHONPATH=test_plugins)
     assert done.returncode == 1
     result = json.loads(done.stdout)
@@ -123,7 +123,7 @@ def test_every_fault_of_a_plugin_is_one_failed_run_that_says_why(
         "exits_hard": ("exited with code 7, without a word", ""),
         "segfaults": ("SIGSEGV (a fault in native code)", "in string_at"),
         "killed": ("SIGKILL (by another program)", ""),
-        "hangs": ("nothing was heard of the run for 8 seconds", "faults.py"),
+        "hangs": ("nothing was heard of the run for 30 seconds", "faults.py"),
         "eats_memory": ("the run needs more memory than the 3 GiB of --memory-limit", "faults.py"),
         "diverges": ("training diverged", ""),
     }

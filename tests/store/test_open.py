@@ -144,7 +144,7 @@ def test_odd_file_names_are_files(tmp_path, monkeypatch):
 
 def test_a_missing_driver_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(StoreError, match=r"psycopg is not installed; run: pip install 'transfer-harness\[postgres\]'"):
+    with pytest.raises(StoreError, match=r"psycopg is not installed; run: pip install 'psycopg\[binary\]'"):
         open_store("postgresql://me:secret@localhost/db")
 
 
