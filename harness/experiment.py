@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -25,6 +24,7 @@ from harness.config import (
     parse_weights,
     read_recipe,
 )
+from harness.data.files import file_sha256
 from harness.data.record import describe
 from harness.data.splits import load_splits
 from harness.errors import ConfigError, RunTakenOverError, Stopped, StoreError
@@ -276,8 +276,7 @@ def _weights_changed(run: Run) -> bool:
     if run.weights is None or run.weights.kind != "file":
         return False
     try:
-        with Path(run.weights.origin).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() != run.weights.sha256
+        return file_sha256(Path(run.weights.origin)) != run.weights.sha256
     except OSError:
         return False
 

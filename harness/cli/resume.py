@@ -45,9 +45,8 @@ def resume(
                 out.print("Nothing to go on with: every run has completed.")
             return
         # What only failed comes last: it may fail again, and must not stand in front of the others for ever.
-        failed = set(store.run_ids(Selection(status="failed")))
-        completed = set(store.run_ids(Selection(status="completed")))
-        sweep, *others = sorted(sweeps, key=lambda sweep: set(sweep.run_ids) <= failed | completed)
+        waiting = set(store.run_ids(Selection(where="status != failed and status != completed")))
+        sweep, *others = sorted(sweeps, key=lambda sweep: waiting.isdisjoint(sweep.run_ids))
         say(f"Going on with {sweep.experiment.name!r}.")
         if names := list(dict.fromkeys(other.experiment.name for other in others)):
             say(f"Unfinished too, by --experiment: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")

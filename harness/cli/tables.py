@@ -96,7 +96,7 @@ def list_json(run: Run) -> dict[str, Any]:
 
 
 def list_table(runs: Sequence[Run], width: int) -> Table:
-    """One line a run, with what fits into ``width`` columns: nothing is cut off."""
+    """One line a run, as far as columns fit into ``width``: no value is cut, and the caption names what is left out."""
     rows = [_list_row(run) for run in runs]
     table = Table(box=None, padding=(0, 1, 0, 0))
     right = ("run", "accuracy", "AUC")
@@ -105,6 +105,9 @@ def list_table(runs: Sequence[Run], width: int) -> Table:
         needed = sum(max(cell_len(row[heading]) for row in [{heading: heading}, *rows]) + 1 for heading in shown)
         if least in shown and needed > width:
             shown.remove(least)
+    if left_out := [heading for heading in rows[0] if heading not in shown and any(row[heading] for row in rows)]:
+        table.caption = f"too narrow for: {', '.join(left_out)}"
+        table.caption_justify = "left"
     for heading in shown:
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     for run, row in zip(runs, rows, strict=True):

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.data.files import file_sha256
 from harness.measure.clock import now
 from harness.paths import is_checkpoint
 
@@ -108,7 +109,7 @@ class Checkpoints:
             "identity": self.identity,
             "position": asdict(position),
             "plain": plain,
-            "tensors": {"file": name, "sha256": _file_sha256(folder / name)},
+            "tensors": {"file": name, "sha256": file_sha256(folder / name)},
         }
         partial = folder / f".{_STATE}.partial"
         partial.write_text(json.dumps(state), encoding="utf-8")
@@ -128,7 +129,7 @@ class Checkpoints:
                 self.note("its checkpoint is of other software, weights or another device, so the run begins anew")
                 return None
             path = self.folder / Path(state["tensors"]["file"]).name
-            if _file_sha256(path) != state["tensors"]["sha256"]:
+            if file_sha256(path) != state["tensors"]["sha256"]:
                 raise ValueError("its tensors do not have the hash that was noted")
             return Saved(Position(**state["position"]), state["plain"], load_file(path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -154,11 +155,6 @@ def _make_room(folder: Path, needed: int) -> None:
 def _to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(tensors: Mapping[str, Tensor], plain: Any = None) -> str:

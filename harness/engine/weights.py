@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.api import Backbone, PretrainedWeights
+from harness.data.files import file_sha256
 from harness.errors import WeightsError
 from harness.paths import weights_dirs
 from harness.results import WeightsRecord
@@ -43,7 +43,7 @@ def load_weights(
         return WeightsRecord("random", "drawn at random by the architecture's own rule", None)
     if Path(spec).is_absolute():
         path = _from_user(backbone, name, Path(spec))
-        record = WeightsRecord("file", str(path), _sha256(path))
+        record = WeightsRecord("file", str(path), file_sha256(path))
     else:
         published = backbone.pretrained().get(spec)
         if published is None:
@@ -52,7 +52,7 @@ def load_weights(
                 f"--weights {name}=random"
             )
         path = _from_publisher(published, name, note)
-        record = WeightsRecord("pretrained", published.origin, _sha256(path))
+        record = WeightsRecord("pretrained", published.origin, file_sha256(path))
     _load(module, backbone, name, path)
     return record
 
@@ -75,7 +75,7 @@ def _from_publisher(published: PretrainedWeights, name: str, note: Callable[[str
     places = [published.path] if published.path else [folder / published.filename for folder in folders]
     for place in places:
         if place.is_file():
-            found = _sha256(place)
+            found = file_sha256(place)
             if not found.startswith(published.sha256):
                 raise WeightsError(
                     f"{place} is not {published.origin}: its sha256 begins {found[:16]}, expected {published.sha256}; "
@@ -99,11 +99,6 @@ def _from_publisher(published: PretrainedWeights, name: str, note: Callable[[str
             f"--weights {name}=random"
         ) from error
     return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 from uuid import uuid4
 
-import numpy as np
-from sqlalchemy import delete, exists, func, select, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
@@ -20,7 +18,6 @@ from harness.errors import ConfigError, RunTakenOverError, StoreError
 from harness.results import (
     DatasetRecord,
     EnsembleRecord,
-    Environment,
     EpochResult,
     Event,
     Experiment,
@@ -34,22 +31,20 @@ from harness.results import (
     RunSetup,
     RunStatus,
     Selection,
-    SplitRecord,
     StageResult,
     StageStarted,
     Sweep,
 )
+from harness.store import shared
 from harness.store.alive import Worker, is_gone, this_worker
-from harness.store.codec import pack_doubles, pack_labels, pack_logits, pack_strings, sha256, unpack_labels
+from harness.store.codec import pack_doubles, pack_labels, pack_logits, sha256, unpack_labels
 from harness.store.database import UNREADABLE, Database, explained
 from harness.store.models import (
     AttemptRow,
-    Base,
     DatasetRow,
     DatasetSplitRow,
     EnsembleMemberRow,
     EnsembleRow,
-    EnvironmentRow,
     EpochRow,
     ExperimentRow,
     MeasurementRow,
@@ -65,7 +60,7 @@ from harness.store.models import (
 from harness.store.rows import to_ensembles, to_experiment, to_runs
 from harness.store.select import count_query, run_query
 
-__all__ = ["Store", "remove_unused"]
+__all__ = ["Store"]
 
 EVERY_RUN = Selection()
 
@@ -136,7 +131,7 @@ class Store:
                 name = experiment or f"{dataset.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
                 sweep = SweepRow(
                     uid=uuid4().hex,
-                    experiment_id=_experiment_id(session, name),
+                    experiment_id=shared.experiment_id(session, name),
                     command=command,
                     ensembles=list(ensembles),
                     plan_hash=plan_hash,
@@ -144,7 +139,7 @@ class Store:
                 )
                 session.add(sweep)
                 session.flush()
-            dataset_id = _dataset_id(session, dataset)
+            dataset_id = shared.dataset_id(session, dataset)
             planned = select(SweepRunRow.position, SweepRunRow.run_id).where(SweepRunRow.sweep_id == sweep.id)
             known: dict[int, int] = {row.position: row.run_id for row in session.execute(planned)}
             run_ids = []
@@ -298,7 +293,7 @@ class Store:
             ensembles = set(session.scalars(of_runs))
             session.execute(delete(EnsembleRow).where(EnsembleRow.id.in_(ensembles)))
             session.execute(delete(RunRow).where(RunRow.id.in_(run_ids)))
-            remove_unused(session)
+            shared.remove_unused(session)
             return len(ensembles)
 
     def add_ensemble(self, experiment: Experiment, record: EnsembleRecord) -> int:
@@ -325,7 +320,7 @@ class Store:
                 method=record.method,
                 split=record.split,
                 plugin=asdict(record.plugin),
-                dataset_id=_dataset_id(session, record.dataset),
+                dataset_id=shared.dataset_id(session, record.dataset),
                 images=record.images,
                 correct=record.correct,
                 auc=record.auc,
@@ -498,7 +493,7 @@ class Store:
         return row
 
     def _set_up(self, session: Session, row: RunRow, event: RunSetup) -> None:
-        environment_id = _environment_id(session, event.environment)
+        environment_id = shared.environment_id(session, event.environment)
         if row.environment_id not in (None, environment_id):  # its stages belong to another machine
             session.execute(delete(StageRow).where(StageRow.run_id == row.id))
             session.execute(delete(MeasurementRow).where(MeasurementRow.run_id == row.id))
@@ -625,76 +620,3 @@ def _add_run(session: Session, run: PlannedRun, dataset_id: int) -> int:
     session.add(row)
     session.flush()
     return row.id
-
-
-def remove_unused(session: Session) -> dict[str, int]:
-    """Delete rows that nothing refers to any more; return how many of each table."""
-    removed = {}
-    for row, users in (
-        (SweepRow, [SweepRunRow.sweep_id]),
-        (ExperimentRow, [SweepRow.experiment_id]),
-        (DatasetRow, [RunRow.dataset_id, EnsembleRow.dataset_id]),
-        (EnvironmentRow, [RunRow.environment_id]),
-        (SplitRow, [DatasetSplitRow.split_id]),
-    ):
-        table: Any = row
-        unused = [~exists().where(user == table.id) for user in users]
-        done: Any = session.execute(delete(table).where(*unused))
-        removed[row.__tablename__] = done.rowcount
-    return removed
-
-
-def _experiment_id(session: Session, name: str) -> int:
-    return _add_once(session, ExperimentRow, "name", {"name": name, "created_at": datetime.now(UTC)})
-
-
-def _add_once(session: Session, row: type[Base], key: str, values: Mapping[str, Any]) -> int:
-    """Insert a row unless one with that key is there, whoever else does the same now; return its id."""
-    dialect: Any = {"sqlite": sqlite, "postgresql": postgresql}[session.get_bind().dialect.name]
-    session.execute(dialect.insert(row).values(**values).on_conflict_do_nothing(index_elements=[key]))
-    table: Any = row
-    row_id: int = session.scalars(select(table.id).where(getattr(table, key) == values[key])).one()
-    return row_id
-
-
-def _environment_id(session: Session, environment: Environment) -> int:
-    values = asdict(environment)
-    return _add_once(session, EnvironmentRow, "sha256", {"sha256": sha256(values), **values})
-
-
-def _dataset_id(session: Session, record: DatasetRecord) -> int:
-    known = session.scalars(select(DatasetRow.id).where(DatasetRow.fingerprint == record.fingerprint)).one_or_none()
-    if known is not None:
-        return known
-    dataset_id = _add_once(
-        session,
-        DatasetRow,
-        "fingerprint",
-        {
-            "fingerprint": record.fingerprint,
-            "name": record.name,
-            "classes": list(record.classes),
-            "counts": {split: dict(counts) for split, counts in record.counts.items()},
-            "synthetic": record.synthetic,
-            "citation": record.citation,
-            "licence": record.licence,
-        },
-    )
-    for position, split in enumerate(record.splits):
-        link = DatasetSplitRow(
-            dataset_id=dataset_id, name=split.name, position=position, split_id=_split_id(session, split)
-        )
-        session.merge(link)
-    return dataset_id
-
-
-def _split_id(session: Session, split: SplitRecord) -> int:
-    content = {"ids": split.ids, "groups": split.groups, "labels": np.asarray(split.labels).tolist()}
-    values = {
-        "sha256": sha256(content),
-        "n": len(split.ids),
-        "ids": pack_strings(split.ids),
-        "groups": pack_strings(split.groups),
-        "labels": pack_labels(split.labels),
-    }
-    return _add_once(session, SplitRow, "sha256", values)

@@ -26,8 +26,9 @@ from harness.store import models, open_store
 from harness.store.codec import sha256, unpack_doubles, unpack_labels, unpack_logits, unpack_strings
 from harness.store.database import Database, connect, explained
 from harness.store.schema import revision
+from harness.store.shared import remove_unused
 from harness.store.snapshot import Snapshot, has_shape, snapshot, table_of, types_of
-from harness.store.store import Store, remove_unused
+from harness.store.store import Store
 
 __all__ = ["Finding", "Info", "Removed", "Upgraded", "check", "collect_garbage", "info", "upgrade"]
 

@@ -45,6 +45,8 @@ def test_list_filters_sorts_and_pages(harness: Harness, database: Path) -> None:
     assert "Page 1 of 3, 5 runs in all" in table.stdout
     assert "densenet121" in table.stdout
     assert all(len(line) <= 80 for line in table.stdout.splitlines())
+    assert "too narrow for: experiment" in table.stdout
+    assert "too narrow" not in harness("runs", "list", COLUMNS="200").stdout
     assert "There is no page 9: 5 runs make 3." in harness("runs", "list", "--limit", "2", "--page", "9").stdout
     assert "No run is like that." in harness("runs", "list", "--where", "seed = 99").stdout
     assert harness("runs", "list", "--json", "--csv").returncode == 2
