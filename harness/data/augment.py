@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from harness.api import Transform
 
-__all__ = ["Augment", "sample_crops"]
+__all__ = ["Augment", "Draws", "resample", "sample_crops"]
 
 
 def sample_crops(
@@ -45,6 +46,21 @@ def sample_crops(
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What chance decided for n images: crop boxes int64 (n, 4) as of :func:`sample_crops`, flips bool (n,).
+
+    None stands for what is done to none of them.
+    """
+
+    boxes: Tensor | None
+    flips: Tensor | None
+
+    def __getitem__(self, rows: Tensor) -> Draws:
+        """Return what was decided for some of the images."""
+        return Draws(*(None if values is None else values[rows] for values in (self.boxes, self.flips)))
+
+
+@dataclass(frozen=True)
 class Augment:
     """The transforms of one schedule for one backbone: input of ``size`` pixels, normalised by ``mean`` and ``std``."""
 
@@ -53,31 +69,97 @@ class Augment:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def train(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Crop, flip and normalise uint8 (n, 1 or 3, size, size) into float (n, 3, size, size)."""
-        n = len(images)
-        if self.transform.crop == "random-resized":
-            boxes = sample_crops(n, self.size, self.transform.crop_scale, self.transform.crop_ratio, generator)
-            images = torch.stack(
-                [
-                    F.resized_crop(image, *box, size=[self.size, self.size], antialias=True)
-                    for image, box in zip(images, boxes.tolist(), strict=True)
-                ]
-            )
-        if self.transform.flip:
-            flipped = torch.rand(n, generator=generator) < 0.5
-            images = torch.where(flipped.to(images.device)[:, None, None, None], images.flip(3), images)
+    def draw(self, n: int, generator: torch.Generator) -> Draws:
+        """Decide what happens to ``n`` training images."""
+        options = self.transform
+        cropped = options.crop == "random-resized"
+        return Draws(
+            sample_crops(n, self.size, options.crop_scale, options.crop_ratio, generator) if cropped else None,
+            torch.rand(n, generator=generator) < 0.5 if options.flip else None,
+        )
+
+    def train(self, images: Tensor, draws: Draws) -> Tensor:
+        """Crop, flip and normalise uint8 (n, 1 or 3, size, size) into float32 (n, 3, size, size), channels-last."""
+        if draws.boxes is not None:
+            images = resample(images, draws.boxes, self.size, draws.flips)
+        elif draws.flips is not None:
+            images = torch.where(draws.flips.to(images.device)[:, None, None, None], images.flip(3), images)
         return self._normalize(images)
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Transform uint8 (n, 1 or 3, size, size) into float (n, 3, size, size) without chance."""
+        """Transform uint8 (n, 1 or 3, size, size) into float32 (n, 3, size, size), channels-last, without chance."""
         if self.transform.evaluate == "resize-crop":
+            # What of the image, enlarged to 256/224, lies in the centre.
             larger = round(self.size * 256 / 224)
-            images = F.center_crop(F.resize(images, [larger, larger], antialias=True), [self.size, self.size])
+            begin, side = (x * self.size / larger for x in (round((larger - self.size) / 2), self.size))
+            box = torch.tensor([begin, begin, side, side], dtype=torch.float64)
+            images = resample(images, box.expand(len(images), 4), self.size, beyond=True)
         return self._normalize(images)
 
     def _normalize(self, images: Tensor) -> Tensor:
-        values = images.expand(-1, 3, -1, -1).to(torch.float32).div(255)
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return ((values - mean) / std).contiguous(memory_format=torch.channels_last)
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        values = images.permute(0, 2, 3, 1).to(torch.float32)
+        return torch.addcmul(-mean / std, values, 1 / (255 * std)).permute(0, 3, 1, 2)
+
+
+def resample(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None = None, *, beyond: bool = False) -> Tensor:
+    """Resize a box of each image to ``size`` x ``size``, bilinear with antialiasing, as torchvision and Pillow do.
+
+    Args:
+        images: uint8 (n, channels, height, width).
+        boxes: (n, 4), top, left, height, width, in pixels.
+        size: pixels on a side.
+        flips: bool (n,), which of them to flip left to right.
+        beyond: pixels at a box's border may take from their neighbours outside of it, as where the whole image is
+            resized and the box is what is kept of it. Otherwise the box is cut out first.
+
+    Returns:
+        uint8 (n, channels, size, size). On a CPU they are Pillow's pixels; elsewhere, by matrix products, they differ
+        from those by a level, in rare pixels by two.
+    """
+    if flips is None:
+        flips = torch.zeros(len(images), dtype=torch.bool)
+    way = _with_pillow if images.device.type == "cpu" else _with_products
+    return way(images, boxes, flips, size, beyond)
+
+
+def _with_pillow(images: Tensor, boxes: Tensor, flips: Tensor, size: int, beyond: bool) -> Tensor:
+    n, channels = images.shape[:2]
+    resized = np.empty((n, size, size, channels), np.uint8)
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    if channels == 1:
+        pixels = pixels[..., 0]
+    rows = zip(pixels, boxes.tolist(), flips.tolist(), resized, strict=True)
+    for image, (top, left, height, width), flip, out in rows:
+        box: tuple[float, float, float, float] = (left, top, left + width, top + height)
+        if not beyond:
+            image = np.ascontiguousarray(image[top : top + height, left : left + width])
+            box = (0, 0, width, height)
+        made = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
+        out[...] = (made[:, ::-1] if flip else made).reshape(out.shape)
+    return torch.from_numpy(resized).permute(0, 3, 1, 2)
+
+
+def _with_products(images: Tensor, boxes: Tensor, flips: Tensor, size: int, beyond: bool) -> Tensor:
+    boxes = boxes.to(images.device, torch.float32)
+    rows = _weights(boxes[:, 0], boxes[:, 2], images.shape[2], size, beyond)
+    columns = _weights(boxes[:, 1], boxes[:, 3], images.shape[3], size, beyond)
+    columns = torch.where(flips.to(images.device)[:, None, None], columns.flip(1), columns)
+    lines = _levels(images.float() @ columns[:, None].transpose(2, 3))  # Pillow too keeps whole levels between
+    return _levels(rows[:, None] @ lines).to(torch.uint8)
+
+
+def _weights(begin: Tensor, length: Tensor, available: int, size: int, beyond: bool) -> Tensor:
+    """Return (n, size, available): what each pixel of a line takes from each pixel along ``length`` from ``begin``."""
+    scale = (length / size)[:, None, None]
+    centres = begin[:, None, None] + (torch.arange(size, device=begin.device)[:, None] + 0.5) * scale
+    pixels = torch.arange(available, device=begin.device) + 0.5
+    weights = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp_(min=0)
+    if not beyond:
+        weights *= (pixels > begin[:, None, None]) & (pixels < (begin + length)[:, None, None])
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _levels(values: Tensor) -> Tensor:
+    """Round halves up, as Pillow does."""
+    return values.add_(0.5).floor_()

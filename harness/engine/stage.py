@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler
 from harness import api
 from harness.api import Backbone, Stage
 from harness.config import Precision
-from harness.data.augment import Augment
+from harness.data.augment import Augment, Draws
 from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, optimizer_tensors, restore_optimizer
 from harness.engine.device import autocast
 from harness.engine.model import prepare, set_train_mode
@@ -59,6 +59,15 @@ def forward(
     if logits.shape != expected:
         raise BrokenPluginError(f"the backbone gives logits of shape {tuple(logits.shape)}; expected {expected}")
     return logits.float(), tuple(other.float() for other in auxiliary)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What an epoch shows: image ``items[i]`` with the crop and flip ``draws[i]``, for each i of ``order``."""
+
+    items: Tensor
+    draws: Draws
+    order: Tensor
 
 
 @dataclass
@@ -158,16 +167,16 @@ class Trainer:
         )
         return start if wanted != stage.checkpoint else None
 
-    def _pause(self, work: _Work, draws: torch.Generator | None = None) -> None:
+    def _pause(self, work: _Work) -> None:
         """Between two batches: write a checkpoint if it is time to, and stop if somebody wants that."""
         stop = self.checkpoints.stopping()
         if stop or self.checkpoints.due():
-            tensors, plain = self._state(work, draws)
+            tensors, plain = self._state(work)
             self.checkpoints.save(work.position, plain, tensors)
         if stop:
             raise Stopped
 
-    def _state(self, work: _Work, draws: torch.Generator | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _state(self, work: _Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
         optimizer, plain = optimizer_tensors(work.optimizer)
         moved = self._moved()
         groups = {
@@ -175,8 +184,8 @@ class Trainer:
             "best": {name: value for name, value in (work.best or {}).items() if name in moved},
             "optimizer": optimizer,
         }
-        if draws is not None:  # in the middle of an epoch
-            groups["random"] = {"augment": draws.get_state(), "cpu": torch.get_rng_state()}
+        if work.position.batch:  # in the middle of an epoch
+            groups["random"] = {"cpu": torch.get_rng_state()}
             if self.device.type == "cuda":
                 groups["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
         tensors = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
@@ -233,18 +242,19 @@ class Trainer:
         stage, position, optimizer, scheduler = work.stage, work.position, work.optimizer, work.scheduler
         epoch = position.epoch
         begin = now() - position.seconds
+        shown = self._show(stage, epoch)
         # Dropout and gradient-time draws of the network come from torch's own generators.
         torch.manual_seed(seed_for(self.seed, stage.name, "network", epoch))
-        draws = generator(self.seed, stage.name, "augment", epoch)
         if work.saved is not None:
-            self._restore_random(draws, work.saved.tensors)
+            self._restore_random(work.saved.tensors)
             work.saved = None
-        order = self._order(stage, epoch)
         set_train_mode(self.module, stage)
-        batches = order.split(stage.batch_size)
-        for number, indices in enumerate(batches[position.batch :], position.batch + 1):
-            images, labels = self.splits["train"].batch(indices, self.device)
-            logits, auxiliary = forward(self.module, self.backbone, self.augment.train(images, draws), self.precision)
+        batches = shown.order.split(stage.batch_size)
+        n = len(shown.order)
+        for number, rows in enumerate(batches[position.batch :], position.batch + 1):
+            images, labels = self.splits["train"].batch(shown.items[rows], self.device)
+            inputs = self.augment.train(images, shown.draws[rows])
+            logits, auxiliary = forward(self.module, self.backbone, inputs, self.precision)
             loss = F.cross_entropy(logits, labels, weight=work.class_weights)
             total = loss
             for other in auxiliary:
@@ -254,28 +264,28 @@ class Trainer:
             optimizer.step()
             if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "batch"):
                 scheduler.step()
-            done = min(number * stage.batch_size, len(order))
+            done = min(number * stage.batch_size, n)
             position.batch = number
-            position.loss_sum += float(loss.detach()) * len(indices)
+            position.loss_sum += float(loss.detach()) * len(rows)
             position.correct += int((logits.argmax(dim=1) == labels).sum())
             position.seconds = now() - begin
             self.emit(
                 Progress(
                     stage.name,
-                    (epoch - 1) * len(order) + done,
-                    stage.epochs * len(order),
+                    (epoch - 1) * n + done,
+                    stage.epochs * n,
                     epoch=epoch,
                     loss=position.loss_sum / done,
                     images_per_second=done / position.seconds,
                 )
             )
             paused = now()
-            self._pause(work, draws)
+            self._pause(work)
             begin += now() - paused  # writing a checkpoint is not training
         synchronize(self.device)
         if not math.isfinite(position.loss_sum):
             raise _diverged(stage.name, f"the loss of epoch {epoch} is {position.loss_sum}")
-        speed = len(order) / (now() - begin)
+        speed = n / (now() - begin)
         if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "epoch"):
             scheduler.step()
         logits_val = torch.from_numpy(self.predict("val", stage.name))
@@ -284,27 +294,30 @@ class Trainer:
             stage=stage.name,
             epoch=epoch,
             lr=optimizer.param_groups[0]["lr"],
-            train_loss=position.loss_sum / len(order),
-            train_accuracy=position.correct / len(order),
+            train_loss=position.loss_sum / n,
+            train_accuracy=position.correct / n,
             val_loss=float(F.cross_entropy(logits_val.double(), labels_val)),
             val_accuracy=float((logits_val.argmax(dim=1) == labels_val).double().mean()),
             seconds=now() - begin,
             images_per_second=speed,
         )
 
-    def _restore_random(self, draws: torch.Generator, states: State) -> None:
-        draws.set_state(states["augment"])
+    def _restore_random(self, states: State) -> None:
         torch.set_rng_state(states["cpu"])
         if "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
-    def _order(self, stage: Stage, epoch: int) -> Tensor:
+    def _show(self, stage: Stage, epoch: int) -> _Shown:
+        """Decide, from seed, stage and epoch alone, what the epoch shows and in which order."""
         labels = self.splits["train"].labels
-        draws = generator(self.seed, stage.name, "order", epoch)
+        n = len(labels)
+        shuffle = generator(self.seed, stage.name, "order", epoch)
         if stage.class_weights == "sampler":
             rarity = 1.0 / torch.bincount(labels).double()
-            return torch.multinomial(rarity[labels], len(labels), replacement=True, generator=draws)
-        return torch.randperm(len(labels), generator=draws)
+            items, order = torch.multinomial(rarity[labels], n, replacement=True, generator=shuffle), torch.arange(n)
+        else:
+            items, order = torch.arange(n), torch.randperm(n, generator=shuffle)
+        return _Shown(items, self.augment.draw(n, generator(self.seed, stage.name, "augment", epoch)), order)
 
     def _class_weights(self, stage: Stage) -> Tensor | None:
         if stage.class_weights != "inverse":

@@ -80,10 +80,10 @@ def _plain_stage(
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.eval()
         torch.manual_seed(seed_for(SEED, stage.name, "network", epoch))
-        draws = generator(SEED, stage.name, "augment", epoch)
+        draws = augment.draw(TRAIN, generator(SEED, stage.name, "augment", epoch))
         order = torch.randperm(TRAIN, generator=generator(SEED, stage.name, "order", epoch))
         for indices in order.split(BATCH):
-            images = augment.train(torch.from_numpy(train.images[indices.numpy()]).permute(0, 3, 1, 2), draws)
+            images = augment.train(torch.from_numpy(train.images[indices.numpy()]).permute(0, 3, 1, 2), draws[indices])
             loss = nn.functional.cross_entropy(model(images.contiguous(memory_format=layout)), train.labels[indices])
             optimizer.zero_grad()
             loss.backward()
