@@ -144,7 +144,8 @@ class StageResult:
 
     ``seconds`` is the whole stage with validation; ``images_per_second`` counts training alone, as the median epoch.
     ``weights_sha256`` is of the tested weights and buffers, ``optimizer_sha256`` of the optimiser's state after the
-    last epoch: equal digests say that two runs went the same way, bit for bit.
+    last epoch: equal digests say that two runs went the same way, bit for bit. ``execution`` says how the stage was
+    computed, which changes its speed and nothing else.
     """
 
     stage: str
@@ -154,6 +155,7 @@ class StageResult:
     predictions: tuple[Prediction, ...]
     weights_sha256: str
     optimizer_sha256: str
+    execution: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import nn
 
 from harness.api import Backbone
 from harness.data.augment import Augment
-from harness.engine.stage import Split, Trainer
+from harness.engine.batches import Split
+from harness.engine.stage import Trainer
 from harness.results import EpochResult
 from harness_plugins.schedules.paper import PAPER
 

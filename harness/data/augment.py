@@ -55,7 +55,7 @@ class Draws:
     boxes: Tensor | None
     flips: Tensor | None
 
-    def __getitem__(self, rows: Tensor) -> Draws:
+    def __getitem__(self, rows: Tensor | slice) -> Draws:
         """Return what was decided for some of the images."""
         return Draws(*(None if values is None else values[rows] for values in (self.boxes, self.flips)))
 

@@ -9,7 +9,7 @@ import torch
 from harness.config import Precision
 from harness.errors import DeviceError
 
-__all__ = ["autocast", "resolve_device"]
+__all__ = ["autocast", "out_of_memory", "resolve_device"]
 
 
 def resolve_device(name: str, precision: Precision) -> torch.device:
@@ -44,3 +44,8 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory did not suffice, on a device or on the host."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -14,15 +15,18 @@ from harness.config import Task
 from harness.data.augment import Augment
 from harness.data.decode import decode
 from harness.data.splits import load_splits
+from harness.engine.batches import Split
 from harness.engine.checkpoint import Checkpoints, Saved
 from harness.engine.device import resolve_device
+from harness.engine.features import FeatureCache
 from harness.engine.model import build
-from harness.engine.stage import Split, Trainer, forward
+from harness.engine.stage import Trainer, forward
 from harness.errors import DataError
 from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
 from harness.measure.memory import peak_memory, reset_peaks
-from harness.results import Environment, EpochResult, Event, Note, Progress, RunSetup, WeightsRecord
+from harness.paths import cache_dir
+from harness.results import EpochResult, Event, Note, Progress, RunSetup
 
 __all__ = ["execute"]
 
@@ -41,6 +45,10 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         HarnessError: the run cannot be done as configured.
         Stopped: somebody wanted the run to stop.
     """
+
+    def note(text: str) -> None:
+        emit(Note(text))
+
     config = task.config
     device = resolve_device(config.device, config.precision)
     torch.use_deterministic_algorithms(config.deterministic)
@@ -59,11 +67,14 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         classes=len(splits.classes),
         auxiliary=any(stage.auxiliary_weight > 0 for stage in config.schedule.stages),
         seed=config.seed,
-        note=lambda text: emit(Note(text)),
+        note=note,
     )
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     environment = read_environment(device)
-    checkpoints = _checkpoints(task, environment, weights, stopping, emit)
+    machine = asdict(environment)
+    machine["details"] = {name: value for name, value in machine["details"].items() if name != "git"}
+    identity = {"config": config.hash, "weights": weights.sha256, "images": task.fingerprint, "environment": machine}
+    checkpoints = Checkpoints(task.checkpoints, task.checkpoint_every, identity, stopping, note)
     stages = config.schedule.stages
     saved = _saved(checkpoints, task.recorded, stages)
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -80,6 +91,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         config.precision,
         emit,
         checkpoints,
+        FeatureCache(cache_dir() / "features", json.dumps(machine, sort_keys=True), note),
     )
     start = None
     for index, stage in enumerate(stages):
@@ -104,31 +116,13 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         emit(Progress("latency", number, len(LATENCY_BATCH_SIZES)))
         emit(
             measure_latency(
-                lambda images: forward(module, backbone, images, config.precision),
+                lambda images: forward(module, (images,), backbone, len(splits.classes), config.precision),
                 batch_size,
                 backbone.input_size,
                 device,
                 environment.device_name,
             )
         )
-
-
-def _checkpoints(
-    task: Task,
-    environment: Environment,
-    weights: WeightsRecord,
-    stopping: Callable[[], bool],
-    emit: Callable[[Event], None],
-) -> Checkpoints:
-    machine = asdict(environment)
-    machine["details"] = {name: value for name, value in machine["details"].items() if name != "git"}
-    identity = {
-        "config": task.config.hash,
-        "weights": weights.sha256,
-        "images": task.fingerprint,
-        "environment": machine,
-    }
-    return Checkpoints(task.checkpoints, task.checkpoint_every, identity, stopping, note=lambda text: emit(Note(text)))
 
 
 def _saved(checkpoints: Checkpoints, recorded: Sequence[EpochResult], stages: Sequence[Stage]) -> Saved | None:
@@ -157,7 +151,7 @@ def _decode(splits: ImageSplits, name: str, size: int, emit: Callable[[Event], N
         progress=lambda done, total: emit(Progress(f"decoding {name}", done, total)),
         note=lambda text: emit(Note(text)),
     )
-    return Split(images, torch.tensor([ref.label for ref in refs]))
+    return Split(images, torch.tensor([ref.label for ref in refs]), [ref.sha256 for ref in refs])
 
 
 def _augment(transform: Transform, backbone: Backbone, train: Split) -> Augment:

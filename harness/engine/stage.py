@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,46 +20,53 @@ from harness import api
 from harness.api import Backbone, Stage
 from harness.config import Precision
 from harness.data.augment import Augment, Draws
+from harness.engine.batches import BatchSize, Split
 from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, optimizer_tensors, restore_optimizer
+from harness.engine.cut import CutError, cut
 from harness.engine.device import autocast
+from harness.engine.features import FeatureCache, Features, Rows
+from harness.engine.forms import InferenceForms
 from harness.engine.model import prepare, set_train_mode
 from harness.engine.seeds import generator, seed_for
 from harness.errors import BrokenPluginError, Stopped, TrainingError
 from harness.measure.clock import now, synchronize
-from harness.results import EpochResult, Event, Prediction, Progress, StageResult, StageStarted
+from harness.results import EpochResult, Event, Note, Prediction, Progress, StageResult, StageStarted
 
-__all__ = ["Split", "Trainer", "forward"]
+__all__ = ["Trainer", "forward"]
 
 State = dict[str, Tensor]
 
-
-@dataclass(frozen=True)
-class Split:
-    """Decoded images uint8 (n, size, size, 1 or 3) and their labels int64 (n,)."""
-
-    images: NDArray[np.uint8]
-    labels: Tensor
-
-    def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return images (b, channels, size, size) and labels (b,) of ``indices`` on the device."""
-        images = torch.from_numpy(self.images[indices.numpy()]).permute(0, 3, 1, 2)
-        return images.to(device), self.labels[indices].to(device)
+_BATCH_SIZE = 64  # where its size changes nothing but speed
+_SAMPLE = 8  # images that a network's graph is tried out on
 
 
 def forward(
-    module: nn.Module, backbone: Backbone, images: Tensor, precision: Precision
+    network: Callable[..., Any], inputs: Rows, backbone: Backbone, classes: int, precision: Precision
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run the network on float images (n, 3, s, s): float32 logits (n, classes), and those of auxiliary heads.
+    """Run a network, or what of it comes after features: float32 logits (n, classes), and those of auxiliary heads.
 
     Raises:
         BrokenPluginError: the backbone gives logits of another shape than its head.
     """
-    with autocast(images.device, precision):
-        logits, auxiliary = backbone.logits(module(images))
-    expected = (len(images), module.get_submodule(backbone.head).out_features)
+    with autocast(inputs[0].device, precision):
+        logits, auxiliary = backbone.logits(network(*inputs))
+    expected = (len(inputs[0]), classes)
     if logits.shape != expected:
         raise BrokenPluginError(f"the backbone gives logits of shape {tuple(logits.shape)}; expected {expected}")
     return logits.float(), tuple(other.float() for other in auxiliary)
+
+
+@dataclass
+class _Frozen:
+    """A stage whose network is cut: what is trained, and the features that it is trained on.
+
+    ``evaluated`` holds the features of val and test, ``kept`` those of the training images where nothing is drawn.
+    """
+
+    tail: nn.Module
+    features: Features
+    evaluated: dict[str, Rows] = field(default_factory=dict)
+    kept: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +87,12 @@ class _Work:
     scheduler: LRScheduler | None
     class_weights: Tensor | None
     position: Position
+    frozen: _Frozen | None = None
     best: State | None = None
     saved: Saved | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainer:
     """One network on one data set. :meth:`run_stage` may be called for stage after stage."""
 
@@ -96,7 +105,16 @@ class Trainer:
     precision: Precision
     emit: Callable[[Event], None]
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    cache: FeatureCache | None = None
     _trained: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._forms = InferenceForms(self.precision)
+        self._batch_size = BatchSize(_BATCH_SIZE, self._note)
+        self._classes: int = self.module.get_submodule(self.backbone.head).out_features  # type: ignore[assignment]
+
+    def _note(self, text: str) -> None:
+        self.emit(Note(text))
 
     def skip_stage(self, stage: Stage) -> None:
         """Take note of a stage that an earlier process ended, whose weights are in the checkpoint."""
@@ -136,6 +154,11 @@ class Trainer:
         work = _Work(stage, optimizer, _scheduler(stage, optimizer), self._class_weights(stage), Position(index))
         if saved is not None:
             self._restore(work, saved)
+        try:
+            work.frozen = self._freeze(stage)
+            way = {"training": "head on features"}
+        except CutError as error:
+            way = {"training": "whole network", "because": str(error)}
 
         epochs = list(recorded)
         while work.position.epoch <= stage.epochs:
@@ -153,7 +176,7 @@ class Trainer:
             tested = _best(epochs)
             start = _copy(self.module) if wanted == "last" else None
             self.module.load_state_dict(work.best)
-        predictions = tuple(Prediction(name, self.predict(name, stage.name)) for name in ("val", "test"))
+        predictions = tuple(Prediction(name, self._predict(name, work)) for name in ("val", "test"))
         self.emit(
             StageResult(
                 stage=stage.name,
@@ -163,6 +186,7 @@ class Trainer:
                 predictions=predictions,
                 weights_sha256=digest(self.module.state_dict()),
                 optimizer_sha256=digest(*optimizer_tensors(work.optimizer)),
+                execution=way | self._execution(work),
             )
         )
         return start if wanted != stage.checkpoint else None
@@ -221,28 +245,111 @@ class Trainer:
         if groups["random"]:
             work.saved = Saved(saved.position, {}, groups["random"])
 
-    def predict(self, split: str, stage: str, batch_size: int = 32) -> NDArray[np.float32]:
+    def _freeze(self, stage: Stage) -> _Frozen:
+        """Cut the network where the stage leaves most of it alone.
+
+        Raises:
+            CutError: it cannot be, and why.
+        """
+        if stage.trainable == "all":
+            raise CutError("every layer is trained")
+        set_train_mode(self.module, stage)
+        train = self.splits["train"]
+        images, _ = train.batch(torch.arange(min(len(train.labels), _SAMPLE)), self.device)
+        images = self.augment.evaluate(images)
+        parts = cut(self.module, self.backbone.logits, images)
+        with torch.no_grad():
+            of_one = sum(feature[0].nbytes for feature in parts.features(images))
+        needed = of_one * len(train.labels)
+        if needed > psutil.virtual_memory().total / 8:
+            raise CutError(f"the features of an epoch take {needed / 2**30:.1f} GiB")
+        trunk = InferenceForms(self.precision).make(parts.trunk, images)
+        key = digest(parts.trunk.state_dict(), parts.code)
+        features = Features(
+            trunk, self.augment, self.device, self.precision, self._batch_size, self.cache, key, self._note
+        )
+        return _Frozen(parts.tail, features)
+
+    def _execution(self, work: _Work) -> dict[str, Any]:
+        """Say how the stage was computed, for the record."""
+        found: dict[str, Any] = {"batch_size": self._batch_size.size, "fused": self._forms.fused}
+        if work.frozen is not None:
+            features = work.frozen.features
+            found |= {
+                "features_computed": features.computed,
+                "features_taken": features.taken,
+                "features_taken_seconds": features.taken_seconds,
+            }
+        return found
+
+    def _predict(self, split: str, work: _Work) -> NDArray[np.float32]:
         """Return logits (n, classes) of a split, in its order, in eval mode."""
-        images = self.splits[split]
+        images, phase = self.splits[split], f"{work.stage.name}: {split}"
+        n = len(images.labels)
+
+        def watch(done: int) -> None:
+            self.emit(Progress(phase, done, n))
+
+        def inputs(part: slice) -> Rows:
+            batch, _ = images.batch(torch.arange(n)[part], self.device)
+            return (self.augment.evaluate(batch),)
+
+        if work.frozen is not None:
+            if split not in work.frozen.evaluated:
+                work.frozen.evaluated[split] = work.frozen.features.rows(images, torch.arange(n), None, watch)
+            made = work.frozen.evaluated[split]
+            network: nn.Module = work.frozen.tail
+
+            def inputs(part: slice) -> Rows:
+                return tuple(feature[part] for feature in made)
+        else:
+            network = self._forms.make(self.module, inputs(slice(0, _SAMPLE))[0])
         self.module.eval()
         rows = []
         with torch.inference_mode():
-            order = torch.arange(len(images.labels))
-            for done, indices in _counted(order.split(batch_size)):
-                batch, _ = images.batch(indices, self.device)
-                logits, _ = forward(self.module, self.backbone, self.augment.evaluate(batch), self.precision)
+            for done, logits in self._batch_size.over(n, lambda part: self._forward(network, inputs(part))[0]):
                 rows.append(logits.cpu())
-                self.emit(Progress(f"{stage}: {split}", done, len(order)))
+                watch(done)
         predicted = torch.cat(rows)
         if not predicted.isfinite().all():
-            raise _diverged(stage, f"its predictions of {split} are not finite")
+            raise _diverged(work.stage.name, f"its predictions of {split} are not finite")
         return predicted.numpy()
+
+    def _forward(self, network: nn.Module, inputs: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return forward(network, inputs, self.backbone, self._classes, self.precision)
+
+    def _inputs(self, work: _Work, shown: _Shown, watch: Callable[[int], None]) -> Callable[[Tensor], Rows]:
+        """Return what gives the trained part of the network its input, for any rows of what is shown."""
+        train, frozen = self.splits["train"], work.frozen
+        if frozen is None:
+            return lambda rows: (self.augment.train(train.batch(shown.items[rows], self.device)[0], shown.draws[rows]),)
+        if shown.draws.boxes is None and shown.draws.flips is None:
+            if frozen.kept is None:
+                n = len(train.labels)
+                frozen.kept = frozen.features.rows(train, torch.arange(n), shown.draws, watch)
+            kept = frozen.kept
+            return lambda rows: tuple(feature[shown.items[rows]] for feature in kept)
+        made = frozen.features.rows(train, shown.items, shown.draws, watch)
+        return lambda rows: tuple(feature[rows] for feature in made)
 
     def _epoch(self, work: _Work) -> EpochResult:
         stage, position, optimizer, scheduler = work.stage, work.position, work.optimizer, work.scheduler
         epoch = position.epoch
         begin = now() - position.seconds
         shown = self._show(stage, epoch)
+        n = len(shown.order)
+
+        def watch(done: int) -> None:  # while features are computed, which is most of such an epoch
+            speed = done / (now() - begin)
+            self.emit(
+                Progress(stage.name, (epoch - 1) * n + done, stage.epochs * n, epoch=epoch, images_per_second=speed)
+            )
+            self._pause(work)
+
+        network = self.module if work.frozen is None else work.frozen.tail
+        inputs = self._inputs(work, shown, watch)
+        if position.batch:
+            begin = now() - position.seconds  # features that are computed once more are not training
         # Dropout and gradient-time draws of the network come from torch's own generators.
         torch.manual_seed(seed_for(self.seed, stage.name, "network", epoch))
         if work.saved is not None:
@@ -250,11 +357,9 @@ class Trainer:
             work.saved = None
         set_train_mode(self.module, stage)
         batches = shown.order.split(stage.batch_size)
-        n = len(shown.order)
         for number, rows in enumerate(batches[position.batch :], position.batch + 1):
-            images, labels = self.splits["train"].batch(shown.items[rows], self.device)
-            inputs = self.augment.train(images, shown.draws[rows])
-            logits, auxiliary = forward(self.module, self.backbone, inputs, self.precision)
+            labels = self.splits["train"].labels[shown.items[rows]].to(self.device)
+            logits, auxiliary = self._forward(network, inputs(rows))
             loss = F.cross_entropy(logits, labels, weight=work.class_weights)
             total = loss
             for other in auxiliary:
@@ -288,7 +393,7 @@ class Trainer:
         speed = n / (now() - begin)
         if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "epoch"):
             scheduler.step()
-        logits_val = torch.from_numpy(self.predict("val", stage.name))
+        logits_val = torch.from_numpy(self._predict("val", work))
         labels_val = self.splits["val"].labels
         return EpochResult(
             stage=stage.name,
@@ -332,11 +437,10 @@ def _diverged(stage: str, what: str) -> TrainingError:
 
 def _optimizer(stage: Stage, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     options = stage.optimizer
+    common: dict[str, Any] = {"lr": stage.lr.base, "weight_decay": options.weight_decay, "fused": True}
     if isinstance(options, api.SGD):
-        return torch.optim.SGD(
-            parameters, lr=stage.lr.base, momentum=options.momentum, weight_decay=options.weight_decay
-        )
-    return torch.optim.Adam(parameters, lr=stage.lr.base, weight_decay=options.weight_decay)
+        return torch.optim.SGD(parameters, momentum=options.momentum, **common)
+    return torch.optim.Adam(parameters, **common)
 
 
 def _scheduler(stage: Stage, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
@@ -363,10 +467,3 @@ def _best(epochs: list[EpochResult]) -> EpochResult:
 
 def _copy(module: nn.Module) -> State:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def _counted(batches: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
-    done = 0
-    for batch in batches:
-        done += len(batch)
-        yield done, batch

@@ -10,9 +10,10 @@ from torch import nn
 
 from harness.api import Backbone, ConstantLR, CyclicLR, Stage
 from harness.data.augment import Augment
+from harness.engine.batches import Split
 from harness.engine.model import build
 from harness.engine.seeds import generator, seed_for
-from harness.engine.stage import Split, Trainer
+from harness.engine.stage import Trainer
 from harness_plugins.backbones.torchvision import AlexNet, GoogLeNet, ResNet18
 from harness_plugins.schedules.paper import PAPER
 

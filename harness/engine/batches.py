@@ -1,0 +1,58 @@
+"""Images on their way to the device, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.engine.device import out_of_memory
+
+__all__ = ["BatchSize", "Split"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Decoded images uint8 (n, size, size, 1 or 3), their labels int64 (n,) and the sha256 of each image's file."""
+
+    images: NDArray[np.uint8]
+    labels: Tensor
+    hashes: Sequence[str] = ()
+
+    def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return images (b, channels, size, size) and labels (b,) of ``indices`` on the device."""
+        images = torch.from_numpy(self.images[indices.numpy()]).permute(0, 3, 1, 2)
+        return images.to(device), self.labels[indices].to(device)
+
+
+@dataclass
+class BatchSize:
+    """How many images at a time, where that changes nothing but speed: halved where memory does not suffice.
+
+    ``note`` is told then.
+    """
+
+    size: int
+    note: Callable[[str], None]
+
+    def over(self, n: int, compute: Callable[[slice], _T]) -> Iterator[tuple[int, _T]]:
+        """Yield how many of n images are done, and what ``compute`` made of the last of them, batch by batch."""
+        done = 0
+        while done < n:
+            try:
+                made = compute(slice(done, done + self.size))
+            except (MemoryError, RuntimeError) as error:
+                if self.size == 1 or not out_of_memory(error):
+                    raise
+                self.size //= 2
+                self.note(f"memory does not suffice for batches of {2 * self.size} images; goes on with {self.size}")
+                continue
+            done = min(done + self.size, n)
+            yield done, made

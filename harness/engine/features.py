@@ -1,0 +1,215 @@
+"""What frozen layers make of images: computed once, in large batches, for all heads that train on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from harness.config import Precision
+from harness.data.augment import Augment, Draws
+from harness.data.files import atomic_write
+from harness.engine.batches import BatchSize, Split
+from harness.engine.device import autocast
+from harness.measure.clock import now, synchronize
+
+__all__ = ["FeatureCache", "Features"]
+
+_CHUNK = 1024  # images in a file
+_LIMIT_BYTES = 10 * 2**30
+
+Rows = tuple[Tensor, ...]
+
+
+class Features:
+    """Computes what a network's frozen layers make of images.
+
+    Args:
+        trunk: those layers, as :class:`harness.engine.forms.InferenceForms` makes them.
+        augment: what comes before them.
+        device: where they are.
+        precision: in which they compute.
+        batch_size: how many images at a time.
+        cache: where features are kept for other runs.
+        key: of the layers: their code and weights.
+        note: told what the user should know.
+    """
+
+    def __init__(
+        self,
+        trunk: Callable[[Tensor], Rows],
+        augment: Augment,
+        device: torch.device,
+        precision: Precision,
+        batch_size: BatchSize,
+        cache: FeatureCache | None,
+        key: str,
+        note: Callable[[str], None],
+    ) -> None:
+        self._trunk, self._augment, self._device, self._precision = trunk, augment, device, precision
+        self._batch_size, self._cache, self._key, self._note = batch_size, cache, key, note
+        self._trusted = False
+        self.computed = 0
+        self.taken = 0
+        self.taken_seconds = 0.0
+
+    def rows(
+        self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None] = lambda _done: None
+    ) -> Rows:
+        """Return the features of images, one row each.
+
+        Args:
+            split: the images.
+            items: which of them, int64 (n,).
+            draws: how each is cropped and flipped; None transforms them as for evaluation.
+            watch: called between batches with the number of images done.
+        """
+        made: list[Tensor] = []
+        for begin in range(0, len(items), _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            chunk = self._chunk(split, items[part], draws[part] if draws else None, partial(_later, watch, begin))
+            if not made:
+                made = [feature.new_empty((len(items), *feature.shape[1:])) for feature in chunk]
+            for whole, feature in zip(made, chunk, strict=True):
+                whole[part] = feature
+        return tuple(made)
+
+    def _chunk(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
+        if self._cache is None or not split.hashes:
+            self.computed += len(items)
+            return self._compute(split, items, draws, watch)
+        key = self._name(split, items, draws)
+        found = self._cache.get(key)
+        if found is not None and self._trust(found[0], split, items, draws):
+            self.taken += len(items)
+            self.taken_seconds += found[1]
+            watch(len(items))
+            return tuple(feature.to(self._device) for feature in found[0])
+        begin = now()
+        rows = self._compute(split, items, draws, watch)
+        synchronize(self._device)
+        self.computed += len(items)
+        self._cache.put(key, rows, now() - begin)
+        return rows
+
+    def _compute(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
+        def compute(part: slice) -> Rows:
+            images, _ = split.batch(items[part], self._device)
+            inputs = self._augment.evaluate(images) if draws is None else self._augment.train(images, draws[part])
+            with autocast(self._device, self._precision):
+                return self._trunk(inputs)
+
+        batches = []
+        with torch.no_grad():
+            for done, rows in self._batch_size.over(len(items), compute):
+                batches.append(rows)
+                watch(done)
+        return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+
+    def _trust(self, rows: Rows, split: Split, items: Tensor, draws: Draws | None) -> bool:
+        """Compare the first features that are taken with what the layers give: a plugin's code has no hash."""
+        if not self._trusted and self._cache is not None:
+            n = self._batch_size.size
+            again = self._compute(split, items[:n], draws[slice(0, n)] if draws else None, lambda _done: None)
+            self._trusted = all(torch.equal(a.cpu(), b[:n]) for a, b in zip(again, rows, strict=True))
+            if not self._trusted:
+                self._note("features that another run kept are not those of this network, and are not used")
+                self._cache.distrust()
+        return self._trusted
+
+    def _name(self, split: Split, items: Tensor, draws: Draws | None) -> str:
+        found = hashlib.sha256(self._key.encode())
+        for item in items.tolist():
+            found.update(split.hashes[item].encode())
+        for values in (draws.boxes, draws.flips) if draws else ():
+            found.update(b"-" if values is None else values.numpy().tobytes())
+        found.update(repr((self._augment, draws is None, self._batch_size.size)).encode())
+        return found.hexdigest()
+
+
+def _later(watch: Callable[[int], None], before: int, done: int) -> None:
+    watch(before + done)
+
+
+@dataclass
+class FeatureCache:
+    """Features on disk, by what they were made from: another run with the same frozen layers and images takes them.
+
+    Args:
+        folder: where they are; those used longest ago make room for new ones.
+        identity: of everything that features depend on beside layers, images and draws: machine and versions.
+        note: told, once, where nothing can be kept.
+    """
+
+    folder: Path
+    identity: str
+    note: Callable[[str], None]
+    _usable: bool = True
+
+    def get(self, key: str) -> tuple[Rows, float] | None:
+        """Return features and the seconds that they took to compute, or None where they are not there, or not whole."""
+        path = self._path(key)
+        if not self._usable or not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                rows = tuple(file.get_tensor(str(index)) for index in range(len(file.keys())))
+                about = json.loads(file.metadata()["about"])
+            if about["crc32"] != _crc32(rows):
+                return None
+            path.touch()
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+        return rows, float(about["seconds"])
+
+    def put(self, key: str, rows: Rows, seconds: float) -> None:
+        """Keep features. Where that fails, nothing more is kept."""
+        if not self._usable:
+            return
+        tensors = {str(index): feature.cpu().contiguous() for index, feature in enumerate(rows)}
+        about = json.dumps({"crc32": _crc32(tuple(tensors.values())), "seconds": seconds})
+        path = self._path(key)
+        try:
+            self._make_room(sum(tensor.nbytes for tensor in tensors.values()))
+            with atomic_write(path) as file:
+                file.write(save(tensors, {"about": about}))
+        except (OSError, SafetensorError) as error:
+            self._usable = False
+            self.note(f"features cannot be kept in {self.folder} ({error}); other runs compute them again")
+
+    def distrust(self) -> None:
+        """Use nothing of it any more."""
+        self._usable = False
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(f'{self.identity} {key}'.encode()).hexdigest()}.safetensors"
+
+    def _make_room(self, needed: int) -> None:
+        found = []
+        for path in self.folder.glob("*.safetensors"):
+            with suppress(FileNotFoundError):  # another run makes room too
+                about = path.stat()
+                found.append((about.st_mtime, about.st_size, path))
+        excess = sum(size for _, size, _ in found) + needed - _LIMIT_BYTES
+        for _, size, path in sorted(found):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+
+
+def _crc32(rows: Rows) -> int:
+    found = 0
+    for feature in rows:
+        found = zlib.crc32(feature.reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
