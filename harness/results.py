@@ -254,6 +254,7 @@ class StageRecord:
     images_per_second: float | None = None
     weights_sha256: str | None = None
     optimizer_sha256: str | None = None
+    execution: Json = field(default_factory=dict)
     test_images: int | None = None
     test_correct: int | None = None
     val_accuracy: float | None = None

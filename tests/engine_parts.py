@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.api import Backbone
+from harness.api import Backbone, Transform
 from harness.data.augment import Augment
 from harness.engine.batches import Split
+from harness.engine.features import FeatureCache
 from harness.engine.stage import Trainer
 from harness.results import EpochResult
 from harness_plugins.schedules.paper import PAPER
@@ -31,10 +32,12 @@ class Wide(Small):
 
 def _split(n: int, seed: int) -> Split:
     images = np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 1), dtype=np.uint8)
-    return Split(images, torch.arange(n) % 2)
+    return Split(images, torch.arange(n) % 2, [f"{seed} {index}" for index in range(n)])
 
 
-def trainer_on_noise(backbone: Backbone | None = None):
+def trainer_on_noise(
+    backbone: Backbone | None = None, cache: FeatureCache | None = None, transform: Transform | None = None
+):
     backbone = backbone or Small()
     torch.manual_seed(1)
     module = backbone.architecture(auxiliary=False)
@@ -46,6 +49,7 @@ def trainer_on_noise(backbone: Backbone | None = None):
         if isinstance(event, EpochResult):
             states.append(copy.deepcopy(module.state_dict()))
 
-    augment = Augment(PAPER.transform, 16, (0.5,) * 3, (0.5,) * 3)
+    augment = Augment(transform or PAPER.transform, 16, (0.5,) * 3, (0.5,) * 3)
     splits = {"train": _split(32, 0), "val": _split(16, 1), "test": _split(8, 2)}
-    return Trainer(module, backbone, augment, splits, 0, torch.device("cpu"), "fp32", emit), events, states
+    trainer = Trainer(module, backbone, augment, splits, 0, torch.device("cpu"), "fp32", emit, cache=cache)
+    return trainer, events, states

@@ -175,6 +175,7 @@ def run_json(run: Run) -> dict[str, Any]:
                 "images_per_second": stage.images_per_second,
                 "weights_sha256": stage.weights_sha256,
                 "optimizer_sha256": stage.optimizer_sha256,
+                "execution": dict(stage.execution),
                 "val_accuracy": stage.val_accuracy,
                 "test_images": stage.test_images,
                 "test_correct": stage.test_correct,

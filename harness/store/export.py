@@ -89,6 +89,7 @@ TABLES: Mapping[str, Mapping[str, Kind]] = {
         "images_per_second": "number",
         "weights_sha256": "text",
         "optimizer_sha256": "text",
+        "execution": "json",
         "val_accuracy": "number",
         "test_images": "integer",
         "test_correct": "integer",

@@ -269,6 +269,7 @@ class StageRow(Base):
     images_per_second: Mapped[float | None]
     weights_sha256: Mapped[str | None]
     optimizer_sha256: Mapped[str | None]
+    execution: Mapped[dict[str, Any] | None]
     val_accuracy: Mapped[float | None]
     test_images: Mapped[int | None]
     test_correct: Mapped[int | None]

@@ -168,6 +168,7 @@ def _stage(row: StageRow, *, epochs: bool, predictions: bool) -> StageRecord:
         images_per_second=row.images_per_second,
         weights_sha256=row.weights_sha256,
         optimizer_sha256=row.optimizer_sha256,
+        execution=row.execution or {},
         test_images=row.test_images,
         test_correct=row.test_correct,
         val_accuracy=row.val_accuracy,

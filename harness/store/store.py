@@ -238,6 +238,7 @@ class Store:
                     stage.images_per_second = event.images_per_second
                     stage.weights_sha256 = event.weights_sha256
                     stage.optimizer_sha256 = event.optimizer_sha256
+                    stage.execution = dict(event.execution)
                     for prediction in event.predictions:
                         self._add_prediction(session, row, stage, prediction)
                     session.flush()
