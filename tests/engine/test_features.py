@@ -59,15 +59,15 @@ def _cache(folder: Path, notes: list[str] | None = None) -> FeatureCache:
 
 
 def test_another_run_takes_the_features_and_ends_the_same(tmp_path: Path) -> None:
-    first, _, made = _trained(_cache(tmp_path))
-    second, _, taken = _trained(_cache(tmp_path))
+    _, _, made = _trained(_cache(tmp_path))
+    _, _, taken = _trained(_cache(tmp_path))
     assert made.execution["features_taken"] == 0
     assert made.execution["features_computed"] == 3 * 32 + 16 + 8
     assert taken.execution["features_computed"] == 0
     assert taken.execution["features_taken"] == 3 * 32 + 16 + 8
     assert taken.execution["features_taken_seconds"] > 0
     assert made.weights_sha256 == taken.weights_sha256
-    other, _, faster = _trained(_cache(tmp_path), stage=STAGE.model_copy(update={"lr": PAPER.stages[1].lr}))
+    _, _, faster = _trained(_cache(tmp_path), stage=STAGE.model_copy(update={"lr": PAPER.stages[1].lr}))
     assert faster.execution["features_computed"] == 0, "another rate is another head on the same features"
     assert faster.weights_sha256 != made.weights_sha256
 
