@@ -197,6 +197,13 @@ class Transform(Options):
     normalize: Literal["backbone", "half", "dataset"] = Field(
         "backbone", description="mean and deviation: the pretrained weights' own, 0.5 and 0.5, or the training images'"
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**32,
+        description="of crops and flips; the run's own if not set. One number for all lets heads of several seeds "
+        "train on one pass of features",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Transform:

@@ -5,11 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
-__all__ = ["absolute", "cache_dir", "checkpoint_dir", "checkpoints_dir", "data_dir", "is_checkpoint", "weights_dirs"]
+__all__ = [
+    "absolute",
+    "cache_dir",
+    "checkpoint_dir",
+    "checkpoints_dir",
+    "data_dir",
+    "is_checkpoint",
+    "kept_dir",
+    "sizes",
+    "weights_dirs",
+]
 
 
 def absolute(path: str | Path) -> Path:
@@ -29,9 +41,24 @@ def data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """What can be made again: decoded images."""
+    """What can be made again."""
     home = _home()
     return home / "cache" if home else platformdirs.user_cache_path("harness", appauthor=False)
+
+
+def kept_dir(kind: Literal["decoded", "features"]) -> Path:
+    """Decoded images, or what frozen layers made of images: files that runs keep for other runs."""
+    return cache_dir() / kind
+
+
+def sizes(folder: Path) -> dict[Path, int]:
+    """Return the files of a folder, those half written too, with their bytes; those used longest ago first."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # another run makes room
+            about = path.stat()
+            found.append((about.st_mtime_ns, path, about.st_size))
+    return {path: size for _, path, size in sorted(found)}
 
 
 def checkpoints_dir() -> Path:

@@ -32,7 +32,7 @@ class Wide(Small):
 
 def _split(n: int, seed: int) -> Split:
     images = np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 1), dtype=np.uint8)
-    return Split(images, torch.arange(n) % 2, [f"{seed} {index}" for index in range(n)])
+    return Split(torch.from_numpy(images), torch.arange(n) % 2, [f"{seed} {index}" for index in range(n)])
 
 
 def trainer_on_noise(

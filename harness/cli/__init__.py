@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import data, db, runs
+from harness.cli import cache, data, db, runs
 from harness.cli.doctor import doctor
 from harness.cli.plugins import plugins
 from harness.cli.report import report
@@ -35,6 +35,7 @@ app.add_typer(runs.app, name="runs")
 app.command()(plugins)
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
+app.add_typer(cache.app, name="cache")
 app.command()(doctor)
 
 

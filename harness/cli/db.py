@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.options import Database, Json
-from harness.cli.output import bar, escape, out, print_json, say
+from harness.cli.output import bar, escape, out, print_json, readable_bytes, say
 from harness.errors import ConfigError, did_you_mean
 
 app = typer.Typer(help="Look after a results database: check, copy, merge, export, tidy.", no_args_is_help=True)
@@ -62,7 +62,7 @@ def show_info(db: Database = "benchmark.db", as_json: Json = False) -> None:
         "database": found.name,
         "engine": found.engine,
         "schema": f"revision {found.revision}",
-        "size": _bytes(found.bytes),
+        "size": readable_bytes(found.bytes),
         "runs": ", ".join(f"{n:,} {status}" for status, n in found.runs.items()) or "none",
         "oldest run": _end(found.oldest_run),
         "newest run": _end(found.newest_run),
@@ -153,7 +153,7 @@ def back_up_database(
     if as_json:
         print_json({"path": str(target.absolute()), "bytes": size})
     else:
-        out.print(escape(f"{target}: {_bytes(size)}"), soft_wrap=True)
+        out.print(escape(f"{target}: {readable_bytes(size)}"), soft_wrap=True)
 
 
 @app.command("merge")
@@ -258,14 +258,6 @@ def remove_garbage(
     counts = {**removed.rows, "checkpoints": removed.checkpoints}
     what = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n) or "nothing"
     if dry_run:
-        out.print(f"Would remove {what}; that frees about {_bytes(removed.bytes)}.")
+        out.print(f"Would remove {what}; that frees about {readable_bytes(removed.bytes)}.")
     else:
-        out.print(f"Removed {what}; {_bytes(removed.bytes)} freed.")
-
-
-def _bytes(n: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} GiB"
+        out.print(f"Removed {what}; {readable_bytes(removed.bytes)} freed.")

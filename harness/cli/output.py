@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.errors import ConfigError
 
-__all__ = ["bar", "err", "escape", "no_control", "out", "parquet_module", "print_json", "say"]
+__all__ = ["bar", "err", "escape", "no_control", "out", "parquet_module", "print_json", "readable_bytes", "say"]
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -60,6 +60,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def readable_bytes(n: float) -> str:
+    """Write a size as a person would."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def decode(
     """Return the images squashed to ``size`` x ``size`` by Pillow's bilinear filter, the paper's first step.
 
     They are kept in the cache folder under a name made from their contents, the size and Pillow's version, and come
-    back as a read-only memory map. Where that folder cannot be written they are held in memory.
+    back as a memory map (copy-on-write: what is written to it reaches no file). Each image's checksum is kept behind
+    them; where one is wrong all are decoded again. Where the folder cannot be written they are held in memory.
 
     Args:
         splits: where the pixels are.
@@ -43,22 +45,27 @@ def decode(
         note: told what the user should know.
 
     Returns:
-        uint8 (n, size, size, 1) for grey images, else (n, size, size, 3).
+        uint8 (n, size, size, 1) for grey images, else (n, size, size, 3): a ``numpy.memmap``, or an array.
 
     Raises:
         DataError: an image cannot be read.
     """
     shape = (len(refs), size, size, 1 if splits.images.grey else 3)
-    path = paths.cache_dir() / "decoded" / f"{_key(refs, shape)}.npy"
+    path = paths.kept_dir("decoded") / f"{_key(refs, shape)}.npy"
     cached = _open(path, shape)
     if cached is not None:
         return cached
+    if path.exists():
+        note(f"{path} is damaged; its images are decoded again")
     try:
         with atomic_write(path) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             npy.write_array_header_1_0(file, header)
+            checksums = []
             for pixels in _pixels(splits, refs, shape, progress):
                 file.write(pixels.data)
+                checksums.append(zlib.crc32(pixels.data))
+            np.save(file, np.array(checksums, np.uint32))
     except OSError as error:
         note(f"decoded images cannot be kept in {path.parent} ({error.strerror}); they are held in memory")
         images = np.empty(shape, np.uint8)
@@ -72,7 +79,7 @@ def decode(
 
 
 def _key(refs: Sequence[ImageRef], shape: _Shape) -> str:
-    digest = hashlib.sha256(f"1 pillow {PIL.__version__} {shape}".encode())
+    digest = hashlib.sha256(f"2 pillow {PIL.__version__} {shape}".encode())
     for ref in refs:
         digest.update(ref.sha256.encode())
     return digest.hexdigest()
@@ -81,10 +88,16 @@ def _key(refs: Sequence[ImageRef], shape: _Shape) -> str:
 def _open(path: Path, shape: _Shape) -> NDArray[np.uint8] | None:
     """Return the memory map, or None where there is none that is whole."""
     try:
-        images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        images: NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
+        if images.shape != shape or images.dtype != np.uint8 or not isinstance(images, np.memmap):
+            return None
+        with path.open("rb") as file:
+            file.seek(images.offset + images.nbytes)
+            checksums = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+    found = np.fromiter(ordered_map(zlib.crc32, images), np.uint32, len(images))
+    return images if np.array_equal(found, checksums) else None
 
 
 def _pixels(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.engine.device import out_of_memory
+from harness.engine.device import free_memory, out_of_memory
 
-__all__ = ["BatchSize", "Split"]
+__all__ = ["BatchSize", "Split", "move"]
 
 _T = TypeVar("_T")
 
@@ -22,14 +20,22 @@ _T = TypeVar("_T")
 class Split:
     """Decoded images uint8 (n, size, size, 1 or 3), their labels int64 (n,) and the sha256 of each image's file."""
 
-    images: NDArray[np.uint8]
+    images: Tensor
     labels: Tensor
     hashes: Sequence[str] = ()
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images (b, channels, size, size) and labels (b,) of ``indices`` on the device."""
-        images = torch.from_numpy(self.images[indices.numpy()]).permute(0, 3, 1, 2)
+        images = self.images[indices.to(self.images.device)].permute(0, 3, 1, 2)
         return images.to(device), self.labels[indices].to(device)
+
+
+def move(splits: Mapping[str, Split], device: torch.device) -> dict[str, Split]:
+    """Move all images to a device that has memory of its own, where they fit into half of what is free there."""
+    free = free_memory(device)
+    if free is None or sum(split.images.nbytes for split in splits.values()) > free / 2:
+        return dict(splits)
+    return {name: replace(split, images=split.images.to(device)) for name, split in splits.items()}
 
 
 @dataclass

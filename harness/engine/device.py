@@ -9,7 +9,7 @@ import torch
 from harness.config import Precision
 from harness.errors import DeviceError
 
-__all__ = ["autocast", "out_of_memory", "resolve_device"]
+__all__ = ["autocast", "free_memory", "out_of_memory", "resolve_device"]
 
 
 def resolve_device(name: str, precision: Precision) -> torch.device:
@@ -49,3 +49,8 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory did not suffice, on a device or on the host."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the free bytes of a device's own memory; None for a CPU, which has none."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -6,7 +6,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from harness.data.files import atomic_write
 from harness.engine.batches import BatchSize, Split
 from harness.engine.device import autocast
 from harness.measure.clock import now, synchronize
+from harness.paths import sizes
 
 __all__ = ["FeatureCache", "Features"]
 
@@ -133,7 +133,9 @@ class Features:
             found.update(split.hashes[item].encode())
         for values in (draws.boxes, draws.flips) if draws else ():
             found.update(b"-" if values is None else values.numpy().tobytes())
-        found.update(repr((self._augment, draws is None, self._batch_size.size)).encode())
+        augment = self._augment
+        how = augment.transform.evaluate if draws is None else "as drawn"
+        found.update(repr((how, augment.size, augment.mean, augment.std, self._batch_size.size)).encode())
         return found.hexdigest()
 
 
@@ -195,13 +197,9 @@ class FeatureCache:
         return self.folder / f"{hashlib.sha256(f'{self.identity} {key}'.encode()).hexdigest()}.safetensors"
 
     def _make_room(self, needed: int) -> None:
-        found = []
-        for path in self.folder.glob("*.safetensors"):
-            with suppress(FileNotFoundError):  # another run makes room too
-                about = path.stat()
-                found.append((about.st_mtime, about.st_size, path))
-        excess = sum(size for _, size, _ in found) + needed - _LIMIT_BYTES
-        for _, size, path in sorted(found):
+        found = sizes(self.folder)
+        excess = sum(found.values()) + needed - _LIMIT_BYTES
+        for path, size in found.items():
             if excess <= 0:
                 return
             path.unlink(missing_ok=True)

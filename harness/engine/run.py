@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness import registry
 from harness.api import Backbone, Dataset, ImageSplits, Stage, Transform
@@ -15,7 +16,7 @@ from harness.config import Task
 from harness.data.augment import Augment
 from harness.data.decode import decode
 from harness.data.splits import load_splits
-from harness.engine.batches import Split
+from harness.engine.batches import Split, move
 from harness.engine.checkpoint import Checkpoints, Saved
 from harness.engine.device import resolve_device
 from harness.engine.features import FeatureCache
@@ -25,7 +26,7 @@ from harness.errors import DataError
 from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
 from harness.measure.memory import peak_memory, reset_peaks
-from harness.paths import cache_dir
+from harness.paths import kept_dir
 from harness.results import EpochResult, Event, Note, Progress, RunSetup
 
 __all__ = ["execute"]
@@ -80,18 +81,29 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     parameters = sum(parameter.numel() for parameter in module.parameters())
     emit(RunSetup(environment, weights, parameters, resumed=saved is not None))
 
-    decoded = {name: _decode(splits, name, backbone.input_size, emit) for name in splits.named()}
+    arrays = {name: _decode(splits, name, backbone.input_size, emit) for name in splits.named()}
+    decoded = {
+        name: Split(
+            torch.from_numpy(arrays[name]), torch.tensor([ref.label for ref in refs]), [ref.sha256 for ref in refs]
+        )
+        for name, refs in splits.named().items()
+    }
+    placed = move(decoded, device)
     trainer = Trainer(
         module,
         backbone,
-        _augment(config.schedule.transform, backbone, decoded["train"]),
-        decoded,
+        _augment(config.schedule.transform, backbone, arrays["train"]),
+        placed,
         config.seed,
         device,
         config.precision,
         emit,
         checkpoints,
-        FeatureCache(cache_dir() / "features", json.dumps(machine, sort_keys=True), note),
+        FeatureCache(kept_dir("features"), json.dumps(machine, sort_keys=True), note),
+        {
+            "images": str(device) if placed != decoded else _place(arrays.values()),
+            "images_bytes": sum(images.nbytes for images in arrays.values()),
+        },
     )
     start = None
     for index, stage in enumerate(stages):
@@ -142,28 +154,30 @@ def _is_before(epoch: EpochResult, stage: Stage, saved: Saved) -> bool:
     return epoch.stage == stage.name and epoch.epoch < saved.position.epoch
 
 
-def _decode(splits: ImageSplits, name: str, size: int, emit: Callable[[Event], None]) -> Split:
-    refs = splits.named()[name]
-    images = decode(
+def _decode(splits: ImageSplits, name: str, size: int, emit: Callable[[Event], None]) -> NDArray[np.uint8]:
+    return decode(
         splits,
-        refs,
+        splits.named()[name],
         size,
         progress=lambda done, total: emit(Progress(f"decoding {name}", done, total)),
         note=lambda text: emit(Note(text)),
     )
-    return Split(images, torch.tensor([ref.label for ref in refs]), [ref.sha256 for ref in refs])
 
 
-def _augment(transform: Transform, backbone: Backbone, train: Split) -> Augment:
+def _place(arrays: Iterable[NDArray[np.uint8]]) -> str:
+    return "page cache" if all(isinstance(images, np.memmap) for images in arrays) else "memory"
+
+
+def _augment(transform: Transform, backbone: Backbone, train: NDArray[np.uint8]) -> Augment:
     mean: tuple[float, ...] = backbone.mean
     std: tuple[float, ...] = backbone.std
     if transform.normalize == "half":
         mean = std = (0.5, 0.5, 0.5)
     elif transform.normalize == "dataset":
         # exact, from the histogram of each channel's 256 values
-        channels = train.images.shape[3]
+        channels = train.shape[3]
         counts = np.zeros((channels, 256), dtype=np.int64)
-        for image in train.images:
+        for image in train:
             counts += [np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(channels)]
         values = np.arange(256) / 255
         means = counts @ values / counts.sum(axis=1)

@@ -23,7 +23,7 @@ from harness.data.augment import Augment, Draws
 from harness.engine.batches import BatchSize, Split
 from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, optimizer_tensors, restore_optimizer
 from harness.engine.cut import CutError, cut
-from harness.engine.device import autocast
+from harness.engine.device import autocast, out_of_memory
 from harness.engine.features import FeatureCache, Features, Rows
 from harness.engine.forms import InferenceForms
 from harness.engine.model import prepare, set_train_mode
@@ -94,7 +94,10 @@ class _Work:
 
 @dataclass
 class Trainer:
-    """One network on one data set. :meth:`run_stage` may be called for stage after stage."""
+    """One network on one data set. :meth:`run_stage` may be called for stage after stage.
+
+    ``circumstances`` are recorded with each stage's execution.
+    """
 
     module: nn.Module
     backbone: Backbone
@@ -106,6 +109,7 @@ class Trainer:
     emit: Callable[[Event], None]
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     cache: FeatureCache | None = None
+    circumstances: dict[str, Any] = field(default_factory=dict)
     _trained: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -272,7 +276,7 @@ class Trainer:
 
     def _execution(self, work: _Work) -> dict[str, Any]:
         """Say how the stage was computed, for the record."""
-        found: dict[str, Any] = {"batch_size": self._batch_size.size, "fused": self._forms.fused}
+        found = self.circumstances | {"batch_size": self._batch_size.size, "fused": self._forms.fused}
         if work.frozen is not None:
             features = work.frozen.features
             found |= {
@@ -359,19 +363,20 @@ class Trainer:
         batches = shown.order.split(stage.batch_size)
         for number, rows in enumerate(batches[position.batch :], position.batch + 1):
             labels = self.splits["train"].labels[shown.items[rows]].to(self.device)
-            logits, auxiliary = self._forward(network, inputs(rows))
-            loss = F.cross_entropy(logits, labels, weight=work.class_weights)
-            total = loss
-            for other in auxiliary:
-                total = total + stage.auxiliary_weight * F.cross_entropy(other, labels, weight=work.class_weights)
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
+            try:
+                logits, loss = self._step(work, network, inputs(rows), labels)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise TrainingError(
+                    f"memory does not suffice to train on {stage.batch_size} images at a time, which is part of the "
+                    f"recipe; --set {stage.name}.batch_size={stage.batch_size // 2 or 1} is another recipe ({error})"
+                ) from error
             if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "batch"):
                 scheduler.step()
             done = min(number * stage.batch_size, n)
             position.batch = number
-            position.loss_sum += float(loss.detach()) * len(rows)
+            position.loss_sum += float(loss) * len(rows)
             position.correct += int((logits.argmax(dim=1) == labels).sum())
             position.seconds = now() - begin
             self.emit(
@@ -407,6 +412,18 @@ class Trainer:
             images_per_second=speed,
         )
 
+    def _step(self, work: _Work, network: nn.Module, inputs: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on one batch; return its logits, and its loss without the auxiliary heads'."""
+        logits, auxiliary = self._forward(network, inputs)
+        loss = F.cross_entropy(logits, labels, weight=work.class_weights)
+        total = loss
+        for other in auxiliary:
+            total = total + work.stage.auxiliary_weight * F.cross_entropy(other, labels, weight=work.class_weights)
+        work.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        work.optimizer.step()
+        return logits.detach(), loss.detach()
+
     def _restore_random(self, states: State) -> None:
         torch.set_rng_state(states["cpu"])
         if "cuda" in states:
@@ -422,7 +439,9 @@ class Trainer:
             items, order = torch.multinomial(rarity[labels], n, replacement=True, generator=shuffle), torch.arange(n)
         else:
             items, order = torch.arange(n), torch.randperm(n, generator=shuffle)
-        return _Shown(items, self.augment.draw(n, generator(self.seed, stage.name, "augment", epoch)), order)
+        own = self.augment.transform.seed
+        draws = self.augment.draw(n, generator(self.seed if own is None else own, stage.name, "augment", epoch))
+        return _Shown(items, draws, order)
 
     def _class_weights(self, stage: Stage) -> Tensor | None:
         if stage.class_weights != "inverse":

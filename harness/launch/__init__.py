@@ -34,6 +34,7 @@ __all__ = ["Limits", "run_in_child"]
 _ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
 _GO_ON, _STOP = "go on", "stop"
 _POLL_SECONDS = 0.5
+_PROGRESS_SECONDS = 0.1
 _STOP_SECONDS = 30.0  # of silence after being told to stop: a batch and a checkpoint of the largest networks take less
 
 
@@ -168,6 +169,7 @@ class _Line:
         self._pipe = pipe
         self._stop = False
         self._training = False
+        self._told = 0.0
 
     def stopping(self) -> bool:
         with _to_parent():
@@ -176,8 +178,9 @@ class _Line:
         return self._stop
 
     def emit(self, event: Event) -> None:
-        with _to_parent():
-            self._pipe.send(event)
+        if not isinstance(event, Progress) or self._due(event):
+            with _to_parent():
+                self._pipe.send(event)
         self._training = self._training or isinstance(event, StageStarted)
         if isinstance(event, Progress | Note):
             # Before training nothing is lost. It then stops by itself, with a checkpoint; what comes after it is short.
@@ -187,6 +190,13 @@ class _Line:
             with _to_parent():
                 while self._hear() != _GO_ON:
                     pass
+
+    def _due(self, progress: Progress) -> bool:
+        """Tell whether progress is worth telling: a head on features makes hundreds of steps a second."""
+        now = time.monotonic()
+        due = now - self._told >= _PROGRESS_SECONDS or progress.done in (0, progress.total)
+        self._told = now if due else self._told
+        return due
 
     def end(self, word: Failure | Stopped | None) -> None:
         self._pipe.send(word)

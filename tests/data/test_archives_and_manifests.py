@@ -178,8 +178,17 @@ def test_decoded_images_are_cached_and_a_damaged_cache_is_made_again(tmp_path: P
     made = cached.stat().st_mtime_ns
     assert np.array_equal(_decode(splits)[0], first)
     assert cached.stat().st_mtime_ns == made
-    cached.write_bytes(cached.read_bytes()[:-100])
-    assert np.array_equal(_decode(splits)[0], first)
+    whole = cached.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (whole[:-100], whole[:200], b"", bytes(flipped)):
+        cached.write_bytes(damaged)
+        images, notes = _decode(splits)
+        assert np.array_equal(images, first)
+        assert notes == [f"{cached} is damaged; its images are decoded again"]
+        assert cached.read_bytes() == whole
+    images[:] = 0
+    assert cached.read_bytes() == whole, "what a run does to its images reaches no other run"
 
 
 def test_images_are_squashed_as_pillow_does(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def _split(n: int, seed: int) -> Split:
     labels = np.arange(n) % 2
     coarse = draws.uniform(40, 140, (n, 8, 8)) + 60 * labels[:, None, None]
     images = coarse.repeat(28, axis=1).repeat(28, axis=2)[..., None]
-    return Split(images.astype(np.uint8), torch.from_numpy(labels))
+    return Split(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels))
 
 
 def _stages(batch_norm: str, finetune_rate: float) -> tuple[Stage, Stage]:
@@ -85,7 +85,7 @@ def _plain_stage(
         draws = augment.draw(TRAIN, generator(SEED, stage.name, "augment", epoch))
         order = torch.randperm(TRAIN, generator=generator(SEED, stage.name, "order", epoch))
         for indices in order.split(BATCH):
-            images = augment.train(torch.from_numpy(train.images[indices.numpy()]).permute(0, 3, 1, 2), draws[indices])
+            images = augment.train(train.images[indices].permute(0, 3, 1, 2), draws[indices])
             loss = nn.functional.cross_entropy(model(images.contiguous(memory_format=layout)), train.labels[indices])
             optimizer.zero_grad()
             loss.backward()
@@ -122,7 +122,7 @@ def test_both_stages_equal_a_bare_loop(name: str, batch_norm: str, layout: str, 
     splits = {"train": _split(TRAIN, 0), "val": _split(VAL, 1), "test": _split(VAL, 2)}
     augment = Augment(PAPER.transform, 224, backbone.mean, backbone.std)
     with torch.no_grad():
-        ours.train()(augment.evaluate(torch.from_numpy(splits["train"].images).permute(0, 3, 1, 2)))
+        ours.train()(augment.evaluate(splits["train"].images.permute(0, 3, 1, 2)))
     for layer in ours.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.1

@@ -9,16 +9,19 @@ import torch
 
 from engine_parts import trainer_on_noise
 from harness.api import Transform
+from harness.engine import batches
 from harness.engine.features import FeatureCache
 from harness.engine.stage import Trainer
+from harness.errors import TrainingError
 from harness.results import EpochResult, Note, StageResult
 from harness_plugins.schedules.paper import PAPER
 
 STAGE = PAPER.stages[0].model_copy(update={"epochs": 3, "batch_size": 8, "batch_norm": "eval", "checkpoint": "last"})
 
 
-def _trained(cache: FeatureCache | None = None, transform: Transform | None = None, stage=STAGE):
+def _trained(cache: FeatureCache | None = None, transform: Transform | None = None, stage=STAGE, seed: int = 0):
     trainer, events, _ = trainer_on_noise(cache=cache, transform=transform)
+    trainer.seed = seed
     trainer.run_stage(stage, 0)
     (result,) = (event for event in events if isinstance(event, StageResult))
     return trainer, events, result
@@ -70,6 +73,16 @@ def test_another_run_takes_the_features_and_ends_the_same(tmp_path: Path) -> Non
     _, _, faster = _trained(_cache(tmp_path), stage=STAGE.model_copy(update={"lr": PAPER.stages[1].lr}))
     assert faster.execution["features_computed"] == 0, "another rate is another head on the same features"
     assert faster.weights_sha256 != made.weights_sha256
+
+
+def test_seeds_share_features_where_they_share_draws(tmp_path: Path) -> None:
+    shared = PAPER.transform.model_copy(update={"seed": 5})
+    _trained(_cache(tmp_path), shared, seed=0)
+    _, _, second = _trained(_cache(tmp_path), shared, seed=1)
+    assert second.execution["features_computed"] == 0
+    _, _, own = _trained(_cache(tmp_path), seed=1)
+    assert own.execution["features_computed"] == 3 * 32, "val and test are those of all"
+    assert own.weights_sha256 != second.weights_sha256
 
 
 def test_a_transform_without_chance_is_computed_once_for_all_epochs() -> None:
@@ -140,17 +153,39 @@ def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert cache.get("d") is not None
 
 
-def test_batches_are_halved_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The allocator's own error, from a real allocation."""
-    _, _, expected = _trained()
-    predict = Trainer._forward
+def _hungry(monkeypatch: pytest.MonkeyPatch, above: int, *, inference: bool) -> None:
+    """Let passes of more images ask the allocator, in earnest, for more than there is."""
+    forward = Trainer._forward
 
     def hungry(self, network, inputs):
-        if len(inputs[0]) > 8 and torch.is_inference_mode_enabled():
+        if len(inputs[0]) > above and torch.is_inference_mode_enabled() is inference:
             torch.empty(1 << 60)
-        return predict(self, network, inputs)
+        return forward(self, network, inputs)
 
     monkeypatch.setattr(Trainer, "_forward", hungry)
+
+
+def test_training_that_does_not_fit_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    _hungry(monkeypatch, 4, inference=False)
+    with pytest.raises(TrainingError, match=r"train on 8 images at a time.*--set frozen.batch_size=4"):
+        _trained()
+
+
+def test_images_live_on_a_device_that_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's "meta" device stands for one with memory of its own, whose size the test sets."""
+    trainer, _, _ = trainer_on_noise()
+    needed = sum(split.images.nbytes for split in trainer.splits.values())
+    for free, expected in ((2 * needed, "meta"), (2 * needed - 2, "cpu")):
+        monkeypatch.setattr(batches, "free_memory", lambda _device, free=free: free)
+        moved = batches.move(trainer.splits, torch.device("meta"))
+        assert {split.images.device.type for split in moved.values()} == {expected}
+        images, labels = moved["train"].batch(torch.tensor([0, 3]), torch.device("meta"))
+        assert (images.shape, labels.shape) == ((2, 1, 16, 16), (2,))
+
+
+def test_batches_are_halved_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, expected = _trained()
+    _hungry(monkeypatch, 8, inference=True)
     _, events, result = _trained()
     assert result.execution["batch_size"] == 8
     notes = [event.text for event in events if isinstance(event, Note)]
