@@ -6,12 +6,13 @@ import hashlib
 import os
 import re
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal
 
 import platformdirs
 
 __all__ = [
+    "Kept",
     "absolute",
     "cache_dir",
     "checkpoint_dir",
@@ -46,9 +47,16 @@ def cache_dir() -> Path:
     return home / "cache" if home else platformdirs.user_cache_path("harness", appauthor=False)
 
 
-def kept_dir(kind: Literal["decoded", "features"]) -> Path:
-    """Decoded images, or what frozen layers made of images: files that runs keep for other runs."""
-    return cache_dir() / kind
+class Kept(StrEnum):
+    """What runs keep for other runs, a folder of files each."""
+
+    DECODED = "decoded"
+    FEATURES = "features"
+
+
+def kept_dir(kept: Kept) -> Path:
+    """Where that is."""
+    return cache_dir() / kept
 
 
 def sizes(folder: Path) -> dict[Path, int]:

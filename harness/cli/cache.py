@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from harness.cli.options import Json
 from harness.cli.output import escape, out, print_json, readable_bytes
 from harness.errors import DataError
+from harness.paths import Kept, kept_dir, sizes
 
 app = typer.Typer(help="Look at what runs keep for other runs, and clear it.", no_args_is_help=True)
 
-Kind = Literal["decoded", "features"]
-_KINDS: dict[Kind, str] = {
-    "decoded": "decoded images",
-    "features": "what frozen layers made of images",
+_WHAT = {
+    Kept.DECODED: "decoded images",
+    Kept.FEATURES: "what frozen layers made of images",
 }
 
 
@@ -27,14 +27,12 @@ def show_info(as_json: Json = False) -> None:
     """
     from rich.table import Table
 
-    from harness import paths
-
-    found = {kind: paths.sizes(paths.kept_dir(kind)) for kind in _KINDS}
+    found = {kind: sizes(kept_dir(kind)) for kind in _WHAT}
     if as_json:
         print_json(
             {
-                kind: {"folder": str(paths.kept_dir(kind)), "files": len(sizes), "bytes": sum(sizes.values())}
-                for kind, sizes in found.items()
+                kind: {"folder": str(kept_dir(kind)), "files": len(files), "bytes": sum(files.values())}
+                for kind, files in found.items()
             }
         )
         return
@@ -43,16 +41,16 @@ def show_info(as_json: Json = False) -> None:
     table.add_column("files", justify="right")
     table.add_column("size", justify="right")
     table.add_column("folder", overflow="fold")
-    for kind, sizes in found.items():
-        size = readable_bytes(sum(sizes.values()))
-        table.add_row(f"{kind}: {_KINDS[kind]}", f"{len(sizes):,}", size, escape(str(paths.kept_dir(kind))))
+    for kind, files in found.items():
+        size = readable_bytes(sum(files.values()))
+        table.add_row(f"{kind}: {_WHAT[kind]}", f"{len(files):,}", size, escape(str(kept_dir(kind))))
     out.print(table)
 
 
 @app.command("clear")
 def clear(
     kinds: Annotated[
-        list[Kind] | None, typer.Argument(help="decoded or features; all of it without.", metavar="[KIND]...")
+        list[Kept] | None, typer.Argument(help="decoded or features; all of it without.", metavar="[KIND]...")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -64,11 +62,9 @@ def clear(
 
       harness cache clear features
     """
-    from harness import paths
-
     removed = 0
-    for kind in kinds or _KINDS:
-        for path, size in paths.sizes(paths.kept_dir(kind)).items():
+    for kind in kinds or _WHAT:
+        for path, size in sizes(kept_dir(kind)).items():
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

@@ -89,13 +89,14 @@ class RunDisplay:
                 self._step, description=escape(text), completed=event.done, total=event.total, visible=visible
             )
             return
+        loss = "" if event.loss is None else f"loss {event.loss:.3f}  "  # none while features are computed
         self._bars.update(
             self._stage,
             description=escape(f"  {self._backbone}: {event.phase} {event.epoch}/{self._epochs}"),
             completed=event.done,
             total=event.total,
             visible=True,
-            figures=f"loss {event.loss:.3f}  {event.images_per_second:.0f} images/s",
+            figures=f"{loss}{event.images_per_second:.0f} images/s",
         )
 
     def _print(self, markup: str) -> None:

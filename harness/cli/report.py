@@ -34,7 +34,7 @@ def report(
 
       harness report --all
     """
-    from harness.report import render_report
+    from harness.report.render import render_report
     from harness.store import open_store
 
     with open_store(db, create=False, say=say) as store, bar("writing pages") as watch:

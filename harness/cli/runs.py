@@ -252,6 +252,7 @@ def show_run(
     from rich.table import Table
 
     from harness.cli.tables import run_json
+    from harness.report.text import execution
     from harness.store import open_store
 
     with open_store(db, create=False, say=say) as store:
@@ -315,6 +316,8 @@ def show_run(
                 f"{epoch.images_per_second:.1f}",
             )
         out.print(table)
+        if stage.execution:
+            out.print(escape(execution(stage.execution)), style="dim")
     if any(stage.tested_epoch for stage in run.stages):
         out.print("* the epoch that was tested", style="dim")
 

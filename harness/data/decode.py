@@ -51,7 +51,7 @@ def decode(
         DataError: an image cannot be read.
     """
     shape = (len(refs), size, size, 1 if splits.images.grey else 3)
-    path = paths.kept_dir("decoded") / f"{_key(refs, shape)}.npy"
+    path = paths.kept_dir(paths.Kept.DECODED) / f"{_key(refs, shape)}.npy"
     cached = _open(path, shape)
     if cached is not None:
         return cached

@@ -26,7 +26,7 @@ from harness.errors import DataError
 from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
 from harness.measure.memory import peak_memory, reset_peaks
-from harness.paths import kept_dir
+from harness.paths import Kept, kept_dir
 from harness.results import EpochResult, Event, Note, Progress, RunSetup
 
 __all__ = ["execute"]
@@ -99,7 +99,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         config.precision,
         emit,
         checkpoints,
-        FeatureCache(kept_dir("features"), json.dumps(machine, sort_keys=True), note),
+        FeatureCache(kept_dir(Kept.FEATURES), json.dumps(machine, sort_keys=True), note),
         {
             "images": str(device) if placed != decoded else _place(arrays.values()),
             "images_bytes": sum(images.nbytes for images in arrays.values()),

@@ -11,6 +11,7 @@ __all__ = [
     "bytes_",
     "count",
     "duration",
+    "execution",
     "figure",
     "flatten",
     "interval",
@@ -69,6 +70,20 @@ def duration(seconds: float) -> str:
         return f"{whole // 60}{_SPACE}min {whole % 60:02d}{_SPACE}s"
     minutes = round(seconds / 60)
     return f"{minutes // 60}{_SPACE}h {minutes % 60:02d}{_SPACE}min"
+
+
+def execution(how: Mapping[str, Any]) -> str:
+    """Say how a stage was computed, from :attr:`harness.results.StageRecord.execution`."""
+    if how["training"] == "head on features":
+        said = f"The head was trained on features of the frozen layers: {count(how['features_computed'])} computed"
+        if how["features_taken"]:
+            elsewhere = duration(how["features_taken_seconds"])
+            said += f", {count(how['features_taken'])} taken from earlier runs, where they took {elsewhere}"
+    else:
+        said = f"Every step computed the whole network, because {how['because']}"
+    fused = ", BatchNorm inside the convolutions before it" if how["fused"] else ""
+    images = f"{bytes_(how['images_bytes'])} of images in {how['images']}"
+    return f"{said}. Evaluated in batches of {how['batch_size']}{fused}; {images}."
 
 
 def when(moment: datetime) -> str:

@@ -28,7 +28,7 @@ from harness.report.parts import (
     test_share,
     val_share,
 )
-from harness.report.text import bytes_, count, flatten, interval, percent, show
+from harness.report.text import bytes_, count, execution, flatten, interval, percent, show
 from harness.results import DatasetRecord, EnsembleRecord, Experiment, Run, StageRecord
 
 __all__ = ["ExperimentView", "Point", "RunView", "Scatter", "experiment_view", "run_view"]
@@ -470,6 +470,7 @@ class StageView:
     val: Share | None
     state: str
     epoch_seconds: float | None
+    execution: str
 
 
 @dataclass(frozen=True)
@@ -553,4 +554,5 @@ def _headline(run: Run) -> str:
 
 def _stage_view(run: Run, stage: StageRecord) -> StageView:
     seconds = statistics.median(epoch.seconds for epoch in stage.epochs) if stage.epochs else None
-    return StageView(stage, test_share(stage), val_share(run, stage), _state(run, stage.name), seconds)
+    how = execution(stage.execution) if stage.execution else ""
+    return StageView(stage, test_share(stage), val_share(run, stage), _state(run, stage.name), seconds, how)

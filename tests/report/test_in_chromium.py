@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from harness.report import render_report
+from harness.report.render import render_report
 from harness.store import open_store
 from results_for_pages import table_one
 

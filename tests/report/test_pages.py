@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binomtest
 
 from harness.errors import ConfigError, StoreError
-from harness.report import render_report
+from harness.report.render import render_report
 from harness.results import Failure
 from harness.store import Store, open_store
 from results_for_pages import add_run, dataset, table_one
@@ -59,6 +59,17 @@ def test_the_papers_figures_stand_beside_ours_and_what_was_not_run_is_said(store
     assert re.search(r"resnet18 not run 86\.54 % not run", text)
     assert "The protocol differs from the paper" in text
     assert "frozen.epochs" in text
+
+
+def test_how_a_stage_was_computed_stands_on_the_runs_page(harness: Harness, store: Store, tmp_path: Path) -> None:
+    table_one(store)
+    run = next(run for run in store.runs() if run.status == "completed")
+    render_report(store, tmp_path / "out")
+    page = (tmp_path / "out" / "runs" / f"{run.id}.html").read_text()
+    shown = harness("runs", "show", str(run.id), "--db", store.database.name).stdout
+    for text in (page, shown):
+        assert "624 taken from earlier runs, where they took 8.1" in text
+        assert "computed the whole network, because BatchNorm follows the batches" in text
 
 
 def test_random_weights_failures_and_unfinished_runs_are_plain_to_see(store: Store, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.report import render_report
+from harness.report.render import render_report
 from harness.store import open_store
 from support import ROOT
 

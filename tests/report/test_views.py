@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.report import render_report
 from harness.report.answer import answer, paired
 from harness.report.paper import Deviation, deviations, load_paper
 from harness.report.parts import confusion, curves, latencies
+from harness.report.render import render_report
 from harness.report.text import bytes_, duration, millis, p_value, percent
 from harness.report.views import experiment_view, run_view
 from harness.results import Failure, Run

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.report import render_report
+from harness.report.render import render_report
 from harness.store import open_store
 from harness.store.database import connect
 
