@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness import registry
+from harness.analysis import metrics
 from harness.api import Dataset, Ensemble, Schedule
 from harness.config import (
     Recipe,
@@ -291,7 +292,8 @@ def _execute(store: Store, run: Run, execution: Execution, watch: Callable[[Even
                 if time.monotonic() - beaten > HEARTBEAT_SECONDS:
                     _beat(store, run.id)
                     beaten = time.monotonic()
-                if event is None:
+                if event is None:  # what storing predictions needs loads while the other process loads torch
+                    metrics.load_libraries()
                     continue
                 store.record(run.id, event)
                 watch(event)

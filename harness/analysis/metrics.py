@@ -6,10 +6,28 @@ An image whose logits have no finite maximum, as those of a diverged network, be
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["accuracy", "auc", "classify", "confusion", "correct", "cross_entropy", "softmax", "wilson"]
+__all__ = [
+    "accuracy",
+    "auc",
+    "classify",
+    "confusion",
+    "correct",
+    "cross_entropy",
+    "load_libraries",
+    "softmax",
+    "wilson",
+]
+
+
+def load_libraries() -> None:
+    """Import now what these functions would import when they are first called, which takes more than a second."""
+    importlib.import_module("scipy.special")
+    importlib.import_module("sklearn.metrics")
 
 
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ __all__ = ["Trainer", "forward"]
 State = dict[str, Tensor]
 
 _BATCH_SIZE = 64  # where its size changes nothing but speed
-_SAMPLE = 8  # images that a network's graph is tried out on
+_SAMPLE = 3  # images that a network's graph is tried out on
 
 
 def forward(
@@ -158,11 +158,13 @@ class Trainer:
         work = _Work(stage, optimizer, _scheduler(stage, optimizer), self._class_weights(stage), Position(index))
         if saved is not None:
             self._restore(work, saved)
+        begin = now()
         try:
             work.frozen = self._freeze(stage)
-            way = {"training": "head on features"}
+            way: dict[str, Any] = {"training": "head on features"}
         except CutError as error:
             way = {"training": "whole network", "because": str(error)}
+        work.position.seconds += now() - begin  # the first epoch bears the cost
 
         epochs = list(recorded)
         while work.position.epoch <= stage.epochs:
@@ -180,7 +182,10 @@ class Trainer:
             tested = _best(epochs)
             start = _copy(self.module) if wanted == "last" else None
             self.module.load_state_dict(work.best)
-        predictions = tuple(Prediction(name, self._predict(name, work)) for name in ("val", "test"))
+        validated = Prediction("val", self._predict("val", work))
+        testing = now()
+        predictions = (validated, Prediction("test", self._predict("test", work)))
+        way["test_images_per_second"] = len(self.splits["test"].labels) / (now() - testing)
         self.emit(
             StageResult(
                 stage=stage.name,
