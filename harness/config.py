@@ -66,6 +66,7 @@ class Task:
         checkpoints: the run's own folder for them; None keeps none.
         checkpoint_every: seconds between two.
         recorded: what is known of the run's epochs from earlier attempts.
+        latency: whether to measure the latency of inference at the end.
     """
 
     config: RunConfig
@@ -73,6 +74,7 @@ class Task:
     checkpoints: Path | None = None
     checkpoint_every: float = 60.0
     recorded: tuple[EpochResult, ...] = ()
+    latency: bool = True
 
 
 class Override:

@@ -94,11 +94,13 @@ class Execution:
     Args:
         limits: what a run may take.
         checkpoint_every: seconds between two checkpoints.
+        latency: whether to measure the latency of inference at each run's end.
         stopping: tells whether somebody wants to stop.
     """
 
     limits: Limits = field(default_factory=Limits)
     checkpoint_every: float = 60.0
+    latency: bool = True
     stopping: Callable[[], bool] = lambda: False
 
 
@@ -325,6 +327,7 @@ def _events(run: Run, execution: Execution) -> Generator[Event | None, None, Non
         checkpoints=checkpoint_dir(run.uid),
         checkpoint_every=execution.checkpoint_every,
         recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
+        latency=execution.latency,
     )
     yield from run_in_child(task, execution.limits, execution.stopping)
 

@@ -27,7 +27,7 @@ __all__ = [
 def load_libraries() -> None:
     """Import now what these functions would import when they are first called, which takes more than a second."""
     importlib.import_module("scipy.special")
-    importlib.import_module("sklearn.metrics")
+    importlib.import_module("scipy.stats")
 
 
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:
@@ -89,10 +89,16 @@ def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
     occurring = np.unique(labels)
     if len(occurring) < 2 or np.isnan(probabilities).any():
         return None
-    from sklearn.metrics import roc_auc_score
-
     ranked = [1] if probabilities.shape[1] == 2 else occurring
-    return float(np.mean([roc_auc_score(labels == label, _log_odds(probabilities, label)) for label in ranked]))
+    return float(np.mean([_auc(labels == label, _log_odds(probabilities, label)) for label in ranked]))
+
+
+def _auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Mann and Whitney's statistic, as a share of the pairs; scikit-learn would take 80 MiB and a second more."""
+    from scipy.stats import mannwhitneyu
+
+    one, other = scores[positive], scores[~positive]
+    return float(mannwhitneyu(one, other, method="asymptotic").statistic) / (len(one) * len(other))
 
 
 def _log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CheckpointEvery", "Database", "Json", "MemoryLimit", "Timeout"]
+__all__ = ["CheckpointEvery", "Database", "Json", "Latency", "MemoryLimit", "Timeout"]
 
 Database = Annotated[str, typer.Option("--db", envvar="HARNESS_DB", help="Results database: a file or a URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -18,4 +18,7 @@ MemoryLimit = Annotated[
 ]
 CheckpointEvery = Annotated[
     float, typer.Option(min=0, help="Seconds between two checkpoints: at most so much work is lost.")
+]
+Latency = Annotated[
+    bool, typer.Option(help="Measure the latency of inference at the end of a run, which takes some seconds.")
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import CheckpointEvery, Database, Json, MemoryLimit, Timeout
+from harness.cli.options import CheckpointEvery, Database, Json, Latency, MemoryLimit, Timeout
 from harness.cli.output import out, print_json, say
 from harness.cli.sweep import execute
 
@@ -21,6 +21,7 @@ def resume(
     timeout: Timeout = 1800.0,
     memory_limit: MemoryLimit = None,
     checkpoint_every: CheckpointEvery = 60.0,
+    latency: Latency = True,
     as_json: Json = False,
 ) -> None:
     """Go on with what was interrupted, lost, failed or never begun, from the last checkpoint where there is one.
@@ -50,4 +51,4 @@ def resume(
         say(f"Going on with {sweep.experiment.name!r}.")
         if names := list(dict.fromkeys(other.experiment.name for other in others)):
             say(f"Unfinished too, by --experiment: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, as_json)
+        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, as_json)

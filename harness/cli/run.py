@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import CheckpointEvery, Database, Json, MemoryLimit, Timeout
+from harness.cli.options import CheckpointEvery, Database, Json, Latency, MemoryLimit, Timeout
 from harness.cli.output import say
 from harness.cli.sweep import command, execute
 
@@ -53,6 +53,7 @@ def run(
     timeout: Timeout = 1800.0,
     memory_limit: MemoryLimit = None,
     checkpoint_every: CheckpointEvery = 60.0,
+    latency: Latency = True,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate backbones, and record everything.
@@ -90,7 +91,7 @@ def run(
     )
     with open_store(db, say=say) as store:
         sweep = plan_sweep(plan, store, command(), repeat=repeat)
-        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, as_json)
+        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, as_json)
 
 
 def _names(text: str) -> list[str]:

@@ -31,6 +31,7 @@ def execute(
     timeout: float,
     memory_limit: float | None,
     checkpoint_every: float,
+    latency: bool,
     as_json: bool,
 ) -> None:
     """Execute a sweep, show it, and end with the exit code that it deserves."""
@@ -46,7 +47,7 @@ def execute(
     named = f" --experiment {shlex.quote(name)}"
     memory = int(memory_limit * 2**30) if memory_limit else None
     with _stop_when_told(f"harness resume{shown}{named}") as stopping:
-        execution = Execution(Limits(timeout, memory), checkpoint_every, stopping)
+        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping)
         with RunDisplay(err, len(sweep.run_ids)) as display:
             outcome = run_sweep(sweep, store, execution, display.show)
     runs = store.runs(Selection(ids=outcome.run_ids), epochs=as_json)

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from harness.config import Precision
 from harness.engine.cut import Tracer
 
-__all__ = ["InferenceForms"]
+__all__ = ["InferenceForms", "keep_in_bf16"]
 
 _APART = 1e-3  # of the largest output; fused networks are apart by about 1e-6
 
@@ -43,11 +43,20 @@ class InferenceForms:
                 self.fused = False
             made = fused if self.fused else made
         if self._precision == "bf16":
-            for layer in made.modules():
-                if isinstance(layer, nn.Conv2d | nn.Linear):
-                    layer.to(torch.bfloat16)
+            keep_in_bf16(made)
         made.to(memory_format=torch.channels_last)
         return made
+
+
+def keep_in_bf16(module: nn.Module) -> None:
+    """Keep a copy in bf16 of each convolution and linear layer that is not trained, in its place.
+
+    Autocast would convert their weights at every pass.
+    """
+    for name, layer in list(module.named_modules()):
+        trained = any(parameter.requires_grad for parameter in layer.parameters())
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not trained:
+            module.set_submodule(name, copy.deepcopy(layer).to(torch.bfloat16))
 
 
 def _fuse(module: nn.Module) -> fx.GraphModule:

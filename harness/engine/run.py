@@ -111,7 +111,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
             trainer.skip_stage(stage)
             continue
         if start is not None:
-            module.load_state_dict(start)
+            trainer.load(start)
         reset_peaks(device)
         following = stages[index + 1] if index + 1 < len(stages) else None
         if saved is not None:
@@ -123,6 +123,8 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         for measurement in peak_memory(device, environment.device_name, stage.name):
             emit(measurement)
 
+    if not task.latency:
+        return
     module.eval()
     for number, batch_size in enumerate(LATENCY_BATCH_SIZES):
         emit(Progress("latency", number, len(LATENCY_BATCH_SIZES)))

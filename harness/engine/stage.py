@@ -25,7 +25,7 @@ from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, opti
 from harness.engine.cut import CutError, cut
 from harness.engine.device import autocast, out_of_memory
 from harness.engine.features import FeatureCache, Features, Rows
-from harness.engine.forms import InferenceForms
+from harness.engine.forms import InferenceForms, keep_in_bf16
 from harness.engine.model import prepare, set_train_mode
 from harness.engine.seeds import generator, seed_for
 from harness.errors import BrokenPluginError, Stopped, TrainingError
@@ -36,8 +36,9 @@ __all__ = ["Trainer", "forward"]
 
 State = dict[str, Tensor]
 
-_BATCH_SIZE = 64  # where its size changes nothing but speed
-_SAMPLE = 3  # images that a network's graph is tried out on
+# Where its size changes nothing but speed. A CPU computes no faster in larger batches, which take more memory.
+_BATCH_SIZES = {"cpu": 32, "cuda": 512}
+_SAMPLE = 2  # images that a network's graph is tried out on
 
 
 def forward(
@@ -64,6 +65,7 @@ class _Frozen:
     """
 
     tail: nn.Module
+    forms: InferenceForms
     features: Features
     evaluated: dict[str, Rows] = field(default_factory=dict)
     kept: Rows | None = None
@@ -114,7 +116,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._forms = InferenceForms(self.precision)
-        self._batch_size = BatchSize(_BATCH_SIZE, self._note)
+        self._batch_size = BatchSize(_BATCH_SIZES[self.device.type], self._note)
         self._classes: int = self.module.get_submodule(self.backbone.head).out_features  # type: ignore[assignment]
 
     def _note(self, text: str) -> None:
@@ -172,7 +174,7 @@ class Trainer:
             epochs.append(result)
             self.emit(result)
             if "best" in (stage.checkpoint, wanted) and _best(epochs) is result:
-                work.best = _copy(self.module)
+                work.best = self._copy()
             work.position = Position(index, result.epoch + 1)
             self._pause(work)
         begin = now()
@@ -180,8 +182,8 @@ class Trainer:
         start = work.best
         if stage.checkpoint == "best" and work.best is not None:
             tested = _best(epochs)
-            start = _copy(self.module) if wanted == "last" else None
-            self.module.load_state_dict(work.best)
+            start = self._copy() if wanted == "last" else None
+            self.load(work.best)
         validated = Prediction("val", self._predict("val", work))
         testing = now()
         predictions = (validated, Prediction("test", self._predict("test", work)))
@@ -211,12 +213,7 @@ class Trainer:
 
     def _state(self, work: _Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
         optimizer, plain = optimizer_tensors(work.optimizer)
-        moved = self._moved()
-        groups = {
-            "module": {name: value for name, value in self.module.state_dict().items() if name in moved},
-            "best": {name: value for name, value in (work.best or {}).items() if name in moved},
-            "optimizer": optimizer,
-        }
+        groups = {"module": self._moved(), "best": work.best or {}, "optimizer": optimizer}
         if work.position.batch:  # in the middle of an epoch
             groups["random"] = {"cpu": torch.get_rng_state()}
             if self.device.type == "cuda":
@@ -225,26 +222,31 @@ class Trainer:
         scheduler = work.scheduler.state_dict() if work.scheduler else None
         return tensors, {"optimizer": plain, "scheduler": scheduler, "best": work.best is not None}
 
-    def _moved(self) -> set[str]:
-        """Name what training may have changed: all buffers, and the parameters that some stage has trained."""
+    def _moved(self) -> State:
+        """Return what training may have changed: all buffers, and the parameters that some stage has trained."""
         return {
-            name
+            name: value.detach()
             for name, value in self.module.state_dict(keep_vars=True).items()
             if not isinstance(value, nn.Parameter) or id(value) in self._trained
         }
+
+    def _copy(self) -> State:
+        return {name: value.clone() for name, value in self._moved().items()}
+
+    def load(self, state: State) -> None:
+        """Give what training may have changed the values that it had, as :meth:`run_stage` returned them."""
+        moved = self._moved()
+        for name, value in state.items():
+            moved[name].copy_(value)
 
     def _restore(self, work: _Work, saved: Saved) -> None:
         groups: dict[str, State] = {"module": {}, "best": {}, "optimizer": {}, "random": {}}
         for key, value in saved.tensors.items():
             group, _, name = key.partition("/")
             groups[group][name] = value
-        state = self.module.state_dict()
-        for name, value in groups["module"].items():
-            state[name].copy_(value)
+        self.load(groups["module"])
         if saved.plain["best"]:
-            work.best = _copy(self.module)
-            for name, value in groups["best"].items():
-                work.best[name].copy_(value)
+            work.best = groups["best"]
         restore_optimizer(work.optimizer, groups["optimizer"], saved.plain["optimizer"])
         if work.scheduler is not None:
             work.scheduler.load_state_dict(saved.plain["scheduler"])
@@ -272,16 +274,20 @@ class Trainer:
         needed = of_one * len(train.labels)
         if needed > psutil.virtual_memory().total / 8:
             raise CutError(f"the features of an epoch take {needed / 2**30:.1f} GiB")
-        trunk = InferenceForms(self.precision).make(parts.trunk, images)
+        forms = InferenceForms(self.precision)
+        trunk = forms.make(parts.trunk, images)
         key = digest(parts.trunk.state_dict(), parts.code)
         features = Features(
             trunk, self.augment, self.device, self.precision, self._batch_size, self.cache, key, self._note
         )
-        return _Frozen(parts.tail, features)
+        if self.precision == "bf16":
+            keep_in_bf16(parts.tail)
+        return _Frozen(parts.tail, forms, features)
 
     def _execution(self, work: _Work) -> dict[str, Any]:
         """Say how the stage was computed, for the record."""
-        found = self.circumstances | {"batch_size": self._batch_size.size, "fused": self._forms.fused}
+        forms = work.frozen.forms if work.frozen else self._forms
+        found = self.circumstances | {"batch_size": self._batch_size.size, "fused": forms.fused}
         if work.frozen is not None:
             features = work.frozen.features
             found |= {
@@ -487,7 +493,3 @@ def _scheduler(stage: Stage, optimizer: torch.optim.Optimizer) -> LRScheduler | 
 def _best(epochs: list[EpochResult]) -> EpochResult:
     """Highest validation accuracy; among equals the lowest validation loss, then the earliest."""
     return max(epochs, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss, -epoch.epoch))
-
-
-def _copy(module: nn.Module) -> State:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}

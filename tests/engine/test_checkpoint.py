@@ -181,7 +181,7 @@ def _run(trainer: Trainer, stages: tuple[Stage, ...], recorded: list[EpochResult
             trainer.skip_stage(stage)
             continue
         if start is not None:
-            trainer.module.load_state_dict(start)
+            trainer.load(start)
         following = stages[index + 1] if index + 1 < len(stages) else None
         before = [] if saved is None else [
             epoch for epoch in recorded if epoch.stage == stage.name and epoch.epoch < saved.position.epoch

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from harness import registry
 from harness.api import Backbone, Stage
 from harness.engine.cut import CutError, cut
-from harness.engine.forms import InferenceForms
+from harness.engine.forms import InferenceForms, keep_in_bf16
 from harness.engine.model import build, prepare, set_train_mode
 from harness_plugins.schedules.paper import PAPER
 
@@ -150,7 +150,7 @@ def _body(*layers: nn.Module) -> nn.Module:
         (_body(nn.BatchNorm2d(16, track_running_stats=False).eval()), "BatchNorm follows the batches"),
         (_Looks(), "looks at the image itself"),
         (_Network(nn.Sequential(nn.Dropout2d(), nn.Conv2d(3, 16, 3))), "nothing in it stays as it is"),
-        (_body(nn.Dropout2d(), nn.Conv2d(16, 64, 3), nn.Conv2d(64, 16, 3)), "of the work lies before"),
+        (_body(nn.Dropout2d(), nn.Conv2d(16, 64, 3), nn.Conv2d(64, 16, 3)), "more memory than the image"),
     ],
 )
 def test_what_is_no_pure_function_of_an_image_is_not_cut(module: nn.Module, because: str) -> None:
@@ -158,6 +158,25 @@ def test_what_is_no_pure_function_of_an_image_is_not_cut(module: nn.Module, beca
     module.head.requires_grad_(True)
     with pytest.raises(CutError, match=because):
         cut(module, lambda output: (output, ()), _images(12))
+
+
+def test_frozen_layers_behind_the_cut_give_the_same_from_bf16_copies() -> None:
+    module, backbone = _built("alexnet", EVAL)
+    images = _images()
+    parts = cut(module, backbone.logits, images)
+    names = [name for name, layer in parts.tail.named_modules() if isinstance(layer, nn.Linear)]
+    with torch.autocast("cpu", torch.bfloat16):
+        features = parts.features(images)
+        outputs = []
+        for _ in range(2):
+            torch.manual_seed(1)
+            outputs.append(parts.tail(*features))
+            keep_in_bf16(parts.tail)
+    assert torch.equal(*outputs)
+    kept = {name: parts.tail.get_submodule(name).weight.dtype for name in names}
+    assert list(kept.values()) == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert names[2] == backbone.head
+    assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
 
 
 def test_a_network_without_a_graph_is_not_fused_and_computes_the_same() -> None:
