@@ -1,12 +1,13 @@
 # make demo   from a bare clone to a report
 # make test   lint, types and tests
+# make bench  what the hot parts cost, beside their baselines
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXAMPLE := plugins/examples/harness-efficientnet-lite
 DEMO   := reports/demo
 
-.PHONY: install demo test lint slow sample clean
+.PHONY: install demo test lint slow bench sample clean
 
 install: $(VENV)/installed
 
@@ -35,6 +36,10 @@ test: lint
 
 slow: install
 	$(BIN)/pytest -m slow
+
+# Each hot part beside its baseline; what people would use instead is benchmarks/peers/compare.py's
+bench: install
+	$(BIN)/pytest benchmarks -n 0 --benchmark-columns=median,iqr,ops,rounds --benchmark-sort=mean
 
 sample: install
 	$(BIN)/harness report --all --db benchmark.db.example --out reports/sample \

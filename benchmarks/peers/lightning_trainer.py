@@ -1,8 +1,11 @@
 """Lightning's Trainer, as its guide to transfer learning has it: frozen layers in eval mode without gradients."""
 
+import time
+
 import lightning
 import torch
 from torch.nn import functional as F  # noqa: N812
+
 from work import Speeds, Work, loader, network, timed, train_mode
 
 
@@ -13,11 +16,15 @@ class Transfer(lightning.LightningModule):
         self.model, self.head = network(work)
 
     def on_train_epoch_start(self) -> None:
+        self.begin = time.perf_counter()
         train_mode(self.model, self.work)
 
     def training_step(self, batch):
         images, labels = batch
         return F.cross_entropy(self.model(images), labels)
+
+    def on_train_epoch_end(self) -> None:
+        self.seconds = time.perf_counter() - self.begin
 
     def test_step(self, batch):
         images, labels = batch
@@ -35,6 +42,6 @@ trainer = lightning.Trainer(
     enable_model_summary=False,
 )  # fmt: skip
 train, test = loader(work, "train"), loader(work, "test")
-seconds = timed(lambda: trainer.fit(module, train))
+trainer.fit(module, train)
 tested = timed(lambda: trainer.test(module, test, verbose=False))
-Speeds(work.epochs * len(train.dataset) / seconds, len(test.dataset) / tested).tell()
+Speeds(len(train.dataset) / module.seconds, len(test.dataset) / tested).tell()

@@ -27,6 +27,4 @@ with tempfile.TemporaryDirectory() as home:
     command += [word for setting in settings for word in ("--set", setting)]
     told = subprocess.run(command, env={**os.environ, "HARNESS_HOME": home}, check=True, stdout=subprocess.PIPE)
 ((found,),) = (run["stages"] for run in json.loads(told.stdout)["runs"])
-epochs = found["epochs"]
-train = len(epochs) / sum(1 / epoch["images_per_second"] for epoch in epochs)
-Speeds(train, found["execution"]["test_images_per_second"]).tell()
+Speeds(found["epochs"][-1]["images_per_second"], found["execution"]["test_images_per_second"]).tell()

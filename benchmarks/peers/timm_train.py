@@ -7,6 +7,7 @@ from timm.data import ImageDataset, create_loader
 from timm.optim import create_optimizer_v2
 from timm.utils import AverageMeter, accuracy
 from torch import nn
+
 from work import BATCH_SIZE, MEAN, STD, Speeds, Work, network, timed, train_mode
 
 work = Work.given()
@@ -53,5 +54,5 @@ def evaluate() -> None:
 
 # timm drops the last, smaller batch
 seen = len(train) * BATCH_SIZE
-seconds = sum(timed(epoch) for _ in range(work.epochs))
-Speeds(work.epochs * seen / seconds, len(test.dataset) / timed(evaluate)).tell()
+seconds = [timed(epoch) for _ in range(work.epochs)]
+Speeds(seen / seconds[-1], len(test.dataset) / timed(evaluate)).tell()

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+
 from work import Speeds, Work, loader, network, timed, train_mode
 
 work = Work.given()
@@ -32,5 +33,5 @@ def evaluate() -> None:
             correct += int((model(inputs).argmax(1) == labels).sum())
 
 
-seconds = sum(timed(epoch) for _ in range(work.epochs))
-Speeds(work.epochs * len(train.dataset) / seconds, len(test.dataset) / timed(evaluate)).tell()
+seconds = [timed(epoch) for _ in range(work.epochs)]
+Speeds(len(train.dataset) / seconds[-1], len(test.dataset) / timed(evaluate)).tell()

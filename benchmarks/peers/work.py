@@ -38,7 +38,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Images per second, of training alone and of the test images."""
+    """Images per second: of the last epoch's training alone, and of the test images."""
 
     train: float
     test: float
