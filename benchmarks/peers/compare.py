@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e '.[peers]'
     python benchmarks/peers/compare.py --images chest_xray_224.zip            (all of it: more than an hour)
-    python benchmarks/peers/compare.py --images chest_xray_224.zip --quick    (one piece of work, once: 3 minutes)
+    python benchmarks/peers/compare.py --images chest_xray_224.zip --quick    (one piece of work, once: 2 minutes)
 
 Each peer is a process of its own, as its users start it; ``--rounds`` repeats them in turn, each round beginning with
 another one. Images per second are those of the last epoch's training alone, and of the test images, as the process
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -27,7 +26,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
@@ -36,50 +35,58 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from harness.measure.environment import cpu_name
 from work import Work
 
 HERE = Path(__file__).parent
-BASELINE, OURS = "tutorial", "ours"
-PACKAGES = {
-    "timm_train": "timm", "lightning_trainer": "lightning", "huggingface_trainer": "transformers",
-    "fastai_learner": "fastai", "sklearn_probe": "scikit-learn", OURS: "transfer-harness", BASELINE: "torch",
-}  # fmt: skip
+BASELINE, OURS = "tutorial", "harness, bf16"
+# what is compared: its script, whose version counts, and how the work differs
+PEERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    OURS: ("ours", "transfer-harness", {}),
+    "harness, fp32": ("ours", "transfer-harness", {"precision": "fp32"}),
+    BASELINE: ("tutorial", "torchvision", {}),
+    "timm's train.py, bf16": ("timm_train", "timm", {}),
+    "Lightning": ("lightning_trainer", "lightning", {}),
+    "Hugging Face": ("huggingface_trainer", "transformers", {}),
+    "fastai": ("fastai_learner", "fastai", {}),
+    "scikit-learn probe": ("sklearn_probe", "scikit-learn", {}),
+}
+FEW = (OURS, BASELINE, "timm's train.py, bf16")
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One piece of work and who does it. ``rounds`` is less than asked for where a round takes very long."""
+    """One piece of work, who does it in every round, and who in the first one alone."""
 
     title: str
     options: dict[str, str | int | bool]
-    peers: tuple[str, ...]
-    rounds: int | None = None
+    peers: tuple[str, ...] = FEW
+    once: tuple[str, ...] = ()
 
 
-EVERYBODY = (OURS, BASELINE, "timm_train", "lightning_trainer", "huggingface_trainer", "fastai_learner")
 CONTESTS = {
     "frozen": Contest(
-        "frozen epochs, ResNet18, BatchNorm in eval mode", {"epochs": 2}, (*EVERYBODY[:-1], "sklearn_probe")
+        "frozen epochs, ResNet18, BatchNorm in eval mode",
+        {"epochs": 2},
+        (*FEW, "harness, fp32"),
+        ("Lightning", "Hugging Face", "scikit-learn probe"),
     ),
-    "frozen-fp32": Contest("the same, harness in fp32", {"epochs": 2, "precision": "fp32"}, (OURS, BASELINE)),
+    "whole": Contest("whole process: one frozen epoch, ResNet18, and its test", {}),
     "frozen-train-bn": Contest(
-        "frozen epochs, ResNet18, BatchNorm in train mode",
-        {"epochs": 2, "batch_norm": "train"},
-        (OURS, BASELINE, "timm_train", "fastai_learner"),
+        "frozen epochs, ResNet18, BatchNorm in train mode", {"epochs": 2, "batch_norm": "train"}, once=("fastai",)
     ),
-    "googlenet": Contest(
-        "frozen epochs, GoogLeNet, eval mode", {"epochs": 2, "backbone": "googlenet"}, (OURS, BASELINE, "timm_train")
-    ),
-    "alexnet": Contest("frozen epochs, AlexNet", {"epochs": 2, "backbone": "alexnet"}, (OURS, BASELINE, "timm_train")),
-    "finetune": Contest("fine-tune epoch, ResNet18", {"trainable": "all", "batch_norm": "train"}, EVERYBODY),
-    "whole": Contest(
-        "whole process: one frozen epoch, ResNet18, and its test", {}, (OURS, BASELINE, "timm_train", "sklearn_probe")
+    "googlenet": Contest("frozen epochs, GoogLeNet, eval mode", {"epochs": 2, "backbone": "googlenet"}),
+    "alexnet": Contest("frozen epochs, AlexNet", {"epochs": 2, "backbone": "alexnet"}),
+    "finetune": Contest(
+        "fine-tune epoch, ResNet18",
+        {"trainable": "all", "batch_norm": "train"},
+        once=("Lightning", "Hugging Face", "fastai"),
     ),
     "deterministic": Contest(
         "25 frozen epochs without augmentation, ResNet18",
         {"epochs": 25, "augment": False},
-        (OURS, BASELINE, "sklearn_probe"),
-        rounds=1,
+        (),
+        (OURS, BASELINE, "scikit-learn probe"),
     ),
 }
 
@@ -121,8 +128,9 @@ def unpack(archive: Path, folder: Path, train: int, val: int) -> None:
 
 def run(peer: str, work: Work) -> Sample:
     """Execute a peer and watch its memory."""
+    script, _, options = PEERS[peer]
+    command = [sys.executable, str(HERE / f"{script}.py"), json.dumps(asdict(replace(work, **options)))]
     begin = time.perf_counter()
-    command = [sys.executable, str(HERE / f"{peer}.py"), json.dumps(asdict(work))]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         peak = _Peak(process.pid)
@@ -173,9 +181,9 @@ def compete(contests: Iterable[str], images: Path, rounds: int, workers: int) ->
 
 def _turns(contests: Iterable[str], rounds: int) -> Iterator[tuple[str, str]]:
     for name in contests:
-        peers = CONTESTS[name].peers
-        for number in range(min(rounds, CONTESTS[name].rounds or rounds)):
-            first = number % len(peers)
+        for number in range(rounds):
+            peers = (*CONTESTS[name].peers, *(CONTESTS[name].once if number == 0 else ()))
+            first = number % max(len(peers), 1)
             yield from ((name, peer) for peer in (*peers[first:], *peers[:first]))
 
 
@@ -187,21 +195,24 @@ def medians(samples: list[Sample]) -> Sample:
 
 def table(name: str, found: dict[str, list[Sample]]) -> Table:
     """Show a contest: what each did, and harness's ratio to it."""
-    contest = CONTESTS[name]
     figures = {peer: medians(samples) for peer, samples in found.items()}
     ours = figures[OURS]
-    shown = Table(title=f"{contest.title} (n = {len(found[OURS])})")
-    for heading in ("", "train images/s", "x", "test images/s", "x", "wall s", "x", "peak MiB", "x"):
+    shown = Table(title=CONTESTS[name].title)
+    for heading in ("", "n", "train/s", "x", "test/s", "x", "wall s", "x", "peak MiB", "x"):
         shown.add_column(heading, justify="right" if heading else "left")
     for peer, one in figures.items():
         shown.add_row(
-            f"{peer} ({PACKAGES[peer]} {version(PACKAGES[peer])})",
+            peer, str(len(found[peer])),
             f"{one.train:.1f}", f"{ours.train / one.train:.2f}",
             f"{one.test:.1f}", f"{ours.test / one.test:.2f}",
             f"{one.wall:.1f}", f"{one.wall / ours.wall:.2f}",
             f"{one.memory / 2**20:,.0f}", f"{ours.memory / one.memory:.2f}",
         )  # fmt: skip
     return shown
+
+
+def _packages(found: dict[str, dict[str, list[Sample]]]) -> Iterator[str]:
+    yield from (PEERS[peer][1] for samples in found.values() for peer in samples)
 
 
 def main() -> None:
@@ -211,19 +222,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="loader processes of the peers")
     parser.add_argument("--limit-train", type=int, default=640)
-    parser.add_argument("--quick", action="store_true", help="frozen ResNet18, once, harness and the tutorial alone")
+    parser.add_argument("--quick", action="store_true", help="the whole process alone, once")
     parser.add_argument("--json", type=Path, help="file for every sample")
     options = parser.parse_args()
     if options.quick:
-        options.contests, options.rounds = ["frozen-fp32"], 1
+        options.contests, options.rounds = ["whole"], 1
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.images, Path(folder), options.limit_train, val=16)
         found = compete(options.contests, Path(folder), options.rounds, options.workers)
-    console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}")
+    versions = ", ".join(f"{package} {version(package)}" for package in dict.fromkeys(["torch", *_packages(found)]))
+    console.print(f"{cpu_name()}, {os.cpu_count()} cores, {versions}")
     for name, samples in found.items():
         console.print(table(name, samples))
-    console.print("x: how many times faster harness is; for memory, how many times as much it takes.")
+    console.print(
+        "/s: images per second. x: how many times faster harness in bf16 is, or how much more memory it takes."
+    )
     if options.json:
         options.json.write_text(json.dumps(found, default=asdict, indent=1))
 

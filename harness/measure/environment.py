@@ -14,12 +14,12 @@ import torch
 
 from harness.results import Environment
 
-__all__ = ["read_environment"]
+__all__ = ["cpu_name", "read_environment"]
 
 
 def read_environment(device: torch.device) -> Environment:
     """Describe this process's machine and software, with ``device`` as the one that computes."""
-    cpu = _cpu_name()
+    cpu = cpu_name()
     details: dict[str, Any] = {
         "platform": platform.platform(),
         "cpu": cpu,
@@ -55,7 +55,8 @@ def read_environment(device: torch.device) -> Environment:
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Name the processor as the system does."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
