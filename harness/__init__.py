@@ -3,25 +3,28 @@
 This package knows the kinds of plugin and names none. Importing it imports nothing heavy.
 """
 
-from harness.api import (
-    SGD,
-    Adam,
-    Backbone,
-    Combined,
-    ConstantLR,
-    CyclicLR,
-    Dataset,
-    DatasetOptions,
-    Ensemble,
-    ImageRef,
-    ImageSource,
-    ImageSplits,
-    PretrainedWeights,
-    Schedule,
-    Stage,
-    Transform,
-)
-from harness.errors import HarnessError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.api import (
+        SGD,
+        Adam,
+        Backbone,
+        Combined,
+        ConstantLR,
+        CyclicLR,
+        Dataset,
+        DatasetOptions,
+        Ensemble,
+        ImageRef,
+        ImageSource,
+        ImageSplits,
+        PretrainedWeights,
+        Schedule,
+        Stage,
+        Transform,
+    )
+    from harness.errors import HarnessError
 
 __all__ = [
     "SGD",
@@ -42,3 +45,12 @@ __all__ = [
     "Stage",
     "Transform",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what plugins are made of when it is first asked for: the command line starts without it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from harness import api, errors
+
+    return getattr(errors if name == "HarnessError" else api, name)

@@ -7,14 +7,16 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.api import Backbone, Dataset
 from harness.cli.output import err, escape, out, print_json
 from harness.errors import BrokenPluginError, HarnessError, StoreError
-from harness.registry import Plugin
+
+if TYPE_CHECKING:
+    from harness.api import Backbone, Dataset
+    from harness.registry import Plugin
 
 __all__ = ["doctor"]
 
@@ -97,6 +99,8 @@ def _plugins() -> Iterator[_Finding]:
 
 
 def _look_into(what: str, plugin: Plugin, loaded: object) -> _Finding:
+    from harness.api import Backbone, Dataset
+
     origin = f"{plugin.distribution} {plugin.version}"
     if isinstance(loaded, Backbone):
         return _weights(what, origin, loaded)

@@ -6,30 +6,35 @@ To add a migration, change the models, open a database of the old schema, and le
     from harness.store import database, schema
 
     with database.connect("old.db", create=True).writer.begin() as connection:
-        command.revision(schema.alembic_config(connection), "say what changes", autogenerate=True, rev_id="0002")
+        command.revision(schema.alembic_config(connection), "say what changes", autogenerate=True, rev_id="0004")
+
+and put its revision into ``HEAD``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from harness.errors import StoreError
 from harness.store.backup import back_up
 from harness.store.database import Database
 
-__all__ = ["alembic_config", "prepare", "revision"]
+if TYPE_CHECKING:
+    from alembic.config import Config
 
+__all__ = ["HEAD", "alembic_config", "prepare", "revision"]
+
+HEAD = "0003"  # of the migrations: a database of that revision is opened without importing Alembic
 _LOCK = 0x6861726E657373  # "harness": whoever migrates a PostgreSQL database holds this advisory lock
 
 
 def alembic_config(connection: Connection) -> Config:
     """Return the configuration that an ``alembic.ini`` would hold, for one connection."""
+    from alembic.config import Config
+
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", "harness.store:migrations")
     return config
@@ -45,7 +50,7 @@ def prepare(database: Database, *, create: bool, say: Callable[[str], None] = la
         StoreError: the schema is newer than this version of harness, or the database is not one of harness.
     """
     with database.engine.connect() as connection:
-        if _is_current(connection, database.name, create=create):
+        if revision(connection) == HEAD or _is_current(connection, database.name, create=create):
             return
     with database.writer.connect() as connection:
         said = _migrate(connection, database, create=create)
@@ -65,6 +70,8 @@ def _migrate(connection: Connection, database: Database, *, create: bool) -> str
         return ""
     found = revision(connection)
     copy = back_up(connection, database, found) if found else ""
+    from alembic import command
+
     command.upgrade(alembic_config(connection), "head")
     if database.path and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
         raise StoreError(f"results database {database.name}: rows that refer to nothing: {broken[:3]}; nothing changed")
@@ -75,22 +82,24 @@ def _migrate(connection: Connection, database: Database, *, create: bool) -> str
 
 def revision(connection: Connection) -> str:
     """Return the revision of an open database's schema; empty where it has none."""
-    return ", ".join(MigrationContext.configure(connection).get_current_heads())
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return ", ".join(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
 
 
 def _is_current(connection: Connection, name: str, *, create: bool) -> bool:
     # Tables before revision: another process may commit both in between, and tables alone would be somebody else's.
     tables = set(inspect(connection).get_table_names())
-    found = MigrationContext.configure(connection).get_current_heads()
-    scripts = ScriptDirectory.from_config(alembic_config(connection))
-    head = scripts.get_current_head()
-    if found == (head,):
+    found = revision(connection)
+    if found == HEAD:
         return True
-    known = {script.revision for script in scripts.walk_revisions()}
-    if unknown := set(found) - known:
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(alembic_config(connection))
+    if found and found not in {script.revision for script in scripts.walk_revisions()}:
         raise StoreError(
-            f"results database {name}: its schema has revision {', '.join(sorted(unknown))}, and this harness knows "
-            f"revisions up to {head}; it was written by a newer version: pip install --upgrade transfer-harness"
+            f"results database {name}: its schema has revision {found}, and this harness knows "
+            f"revisions up to {HEAD}; it was written by a newer version: pip install --upgrade transfer-harness"
         )
     if not found:
         if tables - {"alembic_version"}:
