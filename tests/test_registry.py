@@ -92,3 +92,10 @@ def test_commands_that_need_no_torch_import_none(command: list[str], tmp_path: P
         "heavy = {'torch', 'torchvision', 'timm'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, capture_output=True)
+
+
+def test_the_command_line_starts_light() -> None:
+    program = (
+        "import sys, harness.cli; heavy = {'numpy', 'pydantic', 'sqlalchemy'} & set(sys.modules); assert not heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

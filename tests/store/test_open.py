@@ -142,6 +142,15 @@ def test_odd_file_names_are_files(tmp_path, monkeypatch):
     assert (tmp_path / "u.db").exists()
 
 
+def test_a_current_database_is_opened_without_alembic(url):
+    open_store(url).close()
+    code = (
+        f"import sys; from harness.store import open_store; open_store({url!r}).close(); "
+        "assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_missing_driver_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"psycopg is not installed; run: pip install 'psycopg\[binary\]'"):
