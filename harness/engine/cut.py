@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from harness.engine.checkpoint import digest
+from harness.engine.model import is_trained
 
 __all__ = ["Cut", "CutError", "Tracer", "cut"]
 
@@ -115,7 +116,7 @@ def _moves(traced: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         layer = traced.get_submodule(str(node.target))
         drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training
-        return drops or any(parameter.requires_grad for parameter in layer.parameters())
+        return drops or is_trained(layer)
     if node.op == "get_attr":
         owner, _, name = str(node.target).rpartition(".")
         return bool(getattr(traced.get_submodule(owner), name).requires_grad)

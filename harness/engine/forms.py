@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,9 +18,9 @@ _APART = 1e-3  # of the largest output; fused networks are apart by about 1e-6
 
 
 class InferenceForms:
-    """Makes copies of one network, as its weights are by then, that compute faster what it computes in eval mode.
+    """Makes forms of one network, as its weights are by then, that compute faster what it computes in eval mode.
 
-    Convolutions take in the BatchNorm behind them, where the network's graph can be read and the first copy's outputs
+    Convolutions take in the BatchNorm behind them, where the network's graph can be read and the first form's outputs
     bear it out. In bf16, weights of convolutions and linear layers are kept in bf16, where autocast would convert them
     at every pass.
     """
@@ -29,33 +30,33 @@ class InferenceForms:
         self.fused: bool | None = None
 
     def make(self, module: nn.Module, images: Tensor) -> nn.Module:
-        """Return a copy of the network, which is put into eval mode; ``images`` are some of those it will get."""
-        made = copy.deepcopy(module.eval()).requires_grad_(False)
+        """Return a form of the network, which is put into eval mode; ``images`` are some of those it will get.
+
+        It shares with the network what it does not change, and is to be used before that trains again.
+        """
+        made = module.eval()
         if self.fused is not False:
             try:
-                fused = _fuse(made)
+                made = _fuse(module)
                 if self.fused is None:
                     with torch.inference_mode():
-                        self.fused = _same(made(images), fused(images))
-            except (
-                Exception
-            ):  # reading the graph runs a plugin's code on stand-ins for tensors: anything can come of it
+                        self.fused = _same(module(images), made(images))
+            except Exception:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
                 self.fused = False
-            made = fused if self.fused else made
+        if not self.fused:
+            made = copy.deepcopy(module)
         if self._precision == "bf16":
-            keep_in_bf16(made)
-        made.to(memory_format=torch.channels_last)
+            keep_in_bf16(made, made.named_modules())
         return made
 
 
-def keep_in_bf16(module: nn.Module) -> None:
-    """Keep a copy in bf16 of each convolution and linear layer that is not trained, in its place.
+def keep_in_bf16(module: nn.Module, layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Put a copy in bf16 in the place of each convolution and linear layer of ``layers``, by name, in a network.
 
     Autocast would convert their weights at every pass.
     """
-    for name, layer in list(module.named_modules()):
-        trained = any(parameter.requires_grad for parameter in layer.parameters())
-        if isinstance(layer, nn.Conv2d | nn.Linear) and not trained:
+    for name, layer in list(layers):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             module.set_submodule(name, copy.deepcopy(layer).to(torch.bfloat16))
 
 
@@ -70,7 +71,8 @@ def _fuse(module: nn.Module) -> fx.GraphModule:
         before = node.args[0]
         convolution = layers[str(before.target)]
         if isinstance(convolution, nn.Conv2d) and len(before.users) == 1:
-            traced.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+            fused = fuse_conv_bn_eval(convolution, norm).to(memory_format=torch.channels_last)
+            traced.set_submodule(str(before.target), fused)
             # timm's BatchNorm has its activation inside
             traced.set_submodule(str(node.target), nn.Sequential(*norm.children()))
     traced.recompile()

@@ -13,7 +13,7 @@ from harness.engine.weights import load_weights
 from harness.errors import BrokenPluginError
 from harness.results import WeightsRecord
 
-__all__ = ["build", "prepare", "set_train_mode"]
+__all__ = ["build", "is_trained", "prepare", "set_train_mode"]
 
 
 def build(
@@ -61,6 +61,11 @@ def prepare(module: nn.Module, backbone: Backbone, stage: Stage) -> list[nn.Para
     for head in _heads(backbone, stage.auxiliary_weight > 0):
         module.get_submodule(head).requires_grad_(True)
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def is_trained(layer: nn.Module) -> bool:
+    """Tell whether a layer has parameters that the stage trains."""
+    return any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def set_train_mode(module: nn.Module, stage: Stage) -> None:

@@ -26,7 +26,7 @@ from harness.engine.cut import CutError, cut
 from harness.engine.device import autocast, out_of_memory
 from harness.engine.features import FeatureCache, Features, Rows
 from harness.engine.forms import InferenceForms, keep_in_bf16
-from harness.engine.model import prepare, set_train_mode
+from harness.engine.model import is_trained, prepare, set_train_mode
 from harness.engine.seeds import generator, seed_for
 from harness.errors import BrokenPluginError, Stopped, TrainingError
 from harness.measure.clock import now, synchronize
@@ -281,7 +281,8 @@ class Trainer:
             trunk, self.augment, self.device, self.precision, self._batch_size, self.cache, key, self._note
         )
         if self.precision == "bf16":
-            keep_in_bf16(parts.tail)
+            layers = parts.tail.named_modules()
+            keep_in_bf16(parts.tail, ((name, layer) for name, layer in layers if not is_trained(layer)))
         return _Frozen(parts.tail, forms, features)
 
     def _execution(self, work: _Work) -> dict[str, Any]:

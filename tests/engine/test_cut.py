@@ -11,7 +11,7 @@ from harness import registry
 from harness.api import Backbone, Stage
 from harness.engine.cut import CutError, cut
 from harness.engine.forms import InferenceForms, keep_in_bf16
-from harness.engine.model import build, prepare, set_train_mode
+from harness.engine.model import build, is_trained, prepare, set_train_mode
 from harness_plugins.schedules.paper import PAPER
 
 EVAL = PAPER.stages[0].model_copy(update={"batch_norm": "eval"})
@@ -171,7 +171,8 @@ def test_frozen_layers_behind_the_cut_give_the_same_from_bf16_copies() -> None:
         for _ in range(2):
             torch.manual_seed(1)
             outputs.append(parts.tail(*features))
-            keep_in_bf16(parts.tail)
+            frozen = ((name, layer) for name, layer in parts.tail.named_modules() if not is_trained(layer))
+            keep_in_bf16(parts.tail, frozen)
     assert torch.equal(*outputs)
     kept = {name: parts.tail.get_submodule(name).weight.dtype for name in names}
     assert list(kept.values()) == [torch.bfloat16, torch.bfloat16, torch.float32]
