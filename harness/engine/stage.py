@@ -148,6 +148,7 @@ class Trainer:
 
         Raises:
             TrainingError: the loss or the predictions are no numbers any more.
+            MemoryError: a batch does not fit.
             BrokenPluginError: the backbone's logits do not fit the classes.
             Stopped: somebody wanted the run to stop; the checkpoint says where it stood.
         """
@@ -276,7 +277,7 @@ class Trainer:
             raise CutError(f"the features of an epoch take {needed / 2**30:.1f} GiB")
         forms = InferenceForms(self.precision)
         trunk = forms.make(parts.trunk, images)
-        key = digest(parts.trunk.state_dict(), parts.code)
+        key = digest(parts.trunk.state_dict(), f"{self.precision}, fused: {forms.fused}, {parts.code}")
         features = Features(
             trunk, self.augment, self.device, self.precision, self._batch_size, self.cache, key, self._note
         )
@@ -380,9 +381,9 @@ class Trainer:
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                raise TrainingError(
-                    f"memory does not suffice to train on {stage.batch_size} images at a time, which is part of the "
-                    f"recipe; --set {stage.name}.batch_size={stage.batch_size // 2 or 1} is another recipe ({error})"
+                raise MemoryError(
+                    f"to train on {stage.batch_size} images at a time, which is part of the recipe; "
+                    f"--set {stage.name}.batch_size={stage.batch_size // 2 or 1} is another one: {error}"
                 ) from error
             if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "batch"):
                 scheduler.step()

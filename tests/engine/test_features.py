@@ -12,7 +12,6 @@ from harness.api import Transform
 from harness.engine import batches
 from harness.engine.features import FeatureCache
 from harness.engine.stage import Trainer
-from harness.errors import TrainingError
 from harness.results import EpochResult, Note, StageResult
 from harness_plugins.schedules.paper import PAPER
 
@@ -88,6 +87,18 @@ def test_seeds_share_features_where_they_share_draws(tmp_path: Path) -> None:
 def test_a_transform_without_chance_is_computed_once_for_all_epochs() -> None:
     _, _, result = _trained(transform=Transform(crop="none", flip=False))
     assert result.execution["features_computed"] == 32 + 16 + 8
+
+
+def test_each_precision_has_features_of_its_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        for precision in ("fp32", "bf16"):
+            notes: list[str] = []
+            trainer, events, _ = trainer_on_noise(cache=_cache(tmp_path, notes))
+            trainer.precision = precision
+            trainer.run_stage(STAGE, 0)
+            assert notes == []
+    (result,) = (event for event in events if isinstance(event, StageResult))
+    assert result.execution["features_computed"] == 0
 
 
 def test_features_of_other_layers_images_or_machines_are_not_taken(tmp_path: Path) -> None:
@@ -167,7 +178,7 @@ def _hungry(monkeypatch: pytest.MonkeyPatch, above: int, *, inference: bool) -> 
 
 def test_training_that_does_not_fit_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _hungry(monkeypatch, 4, inference=False)
-    with pytest.raises(TrainingError, match=r"train on 8 images at a time.*--set frozen.batch_size=4"):
+    with pytest.raises(MemoryError, match=r"train on 8 images at a time.*--set frozen.batch_size=4"):
         _trained()
 
 
