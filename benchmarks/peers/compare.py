@@ -51,6 +51,7 @@ PEERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "fastai": ("fastai_learner", "fastai", {}),
     "scikit-learn probe": ("sklearn_probe", "scikit-learn", {}),
 }
+_LOOK_SECONDS = 2.0  # a look takes 40 ms, in which a core is missing to what is looked at
 FEW = (OURS, BASELINE, "timm's train.py, bf16")
 
 
@@ -156,7 +157,7 @@ class _Peak(threading.Thread):
         self._process = psutil.Process(pid)
 
     def run(self) -> None:
-        while not self.ended.wait(0.5):
+        while not self.ended.wait(_LOOK_SECONDS):
             with suppress(psutil.NoSuchProcess):
                 tree = [self._process, *self._process.children(recursive=True)]
                 self.bytes = max(self.bytes, sum(map(_pss, tree)))

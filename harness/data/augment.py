@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.api import Transform
 
-__all__ = ["Augment", "Draws", "resample", "sample_crops"]
+__all__ = ["Augment", "Draws", "Normalize", "resample", "sample_crops"]
 
 
 def sample_crops(
@@ -60,6 +60,20 @@ class Draws:
         return Draws(*(None if values is None else values[rows] for values in (self.boxes, self.flips)))
 
 
+class Normalize(nn.Module):
+    """From uint8 (n, 1 or 3, h, w) to float32 (n, 3, h, w), channels-last: levels of 0 to 1, less mean, over std."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self._mean, self._std = mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise images."""
+        mean, std = (torch.tensor(values, device=images.device) for values in (self._mean, self._std))
+        values = images.permute(0, 2, 3, 1).to(torch.float32)
+        return torch.addcmul(-mean / std, values, 1 / (255 * std)).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class Augment:
     """The transforms of one schedule for one backbone: input of ``size`` pixels, normalised by ``mean`` and ``std``."""
@@ -68,6 +82,11 @@ class Augment:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def normalize(self) -> Normalize:
+        """What comes after :meth:`crop`."""
+        return Normalize(self.mean, self.std)
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         """Decide what happens to ``n`` training images."""
@@ -78,28 +97,26 @@ class Augment:
             torch.rand(n, generator=generator) < 0.5 if options.flip else None,
         )
 
-    def train(self, images: Tensor, draws: Draws) -> Tensor:
-        """Crop, flip and normalise uint8 (n, 1 or 3, size, size) into float32 (n, 3, size, size), channels-last."""
-        if draws.boxes is not None:
-            images = resample(images, draws.boxes, self.size, draws.flips)
-        elif draws.flips is not None:
-            images = torch.where(draws.flips.to(images.device)[:, None, None, None], images.flip(3), images)
-        return self._normalize(images)
-
-    def evaluate(self, images: Tensor) -> Tensor:
-        """Transform uint8 (n, 1 or 3, size, size) into float32 (n, 3, size, size), channels-last, without chance."""
-        if self.transform.evaluate == "resize-crop":
+    def crop(self, images: Tensor, draws: Draws | None) -> Tensor:
+        """Crop and flip uint8 images (n, 1 or 3, size, size) as drawn, or as for evaluation where nothing is."""
+        if draws is None:
+            if self.transform.evaluate != "resize-crop":
+                return images
             # What of the image, enlarged to 256/224, lies in the centre.
             larger = round(self.size * 256 / 224)
             begin, side = (x * self.size / larger for x in (round((larger - self.size) / 2), self.size))
             box = torch.tensor([begin, begin, side, side], dtype=torch.float64)
-            images = resample(images, box.expand(len(images), 4), self.size, beyond=True)
-        return self._normalize(images)
+            return resample(images, box.expand(len(images), 4), self.size, beyond=True)
+        if draws.boxes is not None:
+            return resample(images, draws.boxes, self.size, draws.flips)
+        if draws.flips is not None:
+            return torch.where(draws.flips.to(images.device)[:, None, None, None], images.flip(3), images)
+        return images
 
-    def _normalize(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
-        values = images.permute(0, 2, 3, 1).to(torch.float32)
-        return torch.addcmul(-mean / std, values, 1 / (255 * std)).permute(0, 3, 1, 2)
+    def inputs(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """Crop, flip and normalise uint8 (n, 1 or 3, size, size) into float32 (n, 3, size, size), channels-last."""
+        normalized: Tensor = self.normalize(self.crop(images, draws))
+        return normalized
 
 
 def resample(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None = None, *, beyond: bool = False) -> Tensor:

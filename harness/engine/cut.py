@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from harness.engine.checkpoint import digest
 from harness.engine.model import is_trained
 
-__all__ = ["Cut", "CutError", "Tracer", "cut"]
+__all__ = ["Cut", "CutError", "Tracer", "cut", "part"]
 
 _APART = 1e-3
 
@@ -94,15 +94,15 @@ def _parts(module: nn.Module) -> Cut:
     if any(user in behind for node in inputs for user in node.users):
         raise CutError("what is trained looks at the image itself")
     (last,) = (node for node in traced.graph.nodes if node.op == "output")
-    trunk = _part(traced, inputs, [node for node in steps if node not in behind], tuple(features))
-    tail = _part(traced, features, [*constants, *behind], last.args[0])
+    trunk = part(traced, inputs, [node for node in steps if node not in behind], tuple(features))
+    tail = part(traced, features, [*constants, *behind], last.args[0])
     return Cut(trunk, tail, f"{trunk!r} {trunk.code}")
 
 
-def _part(
+def part(
     traced: fx.GraphModule, inputs: list[fx.Node], steps: list[fx.Node], output: fx.node.Argument
 ) -> fx.GraphModule:
-    """Return a network of some of the steps, which shares its layers with the whole one."""
+    """Return a network of some of the steps of a traced one, from ``inputs`` to ``output``; it shares its layers."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in steps:

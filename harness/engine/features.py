@@ -105,9 +105,9 @@ class Features:
     def _compute(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
         def compute(part: slice) -> Rows:
             images, _ = split.batch(items[part], self._device)
-            inputs = self._augment.evaluate(images) if draws is None else self._augment.train(images, draws[part])
+            crops = self._augment.crop(images, draws[part] if draws else None)
             with autocast(self._device, self._precision):
-                return self._trunk(inputs)
+                return self._trunk(crops)
 
         batches = []
         with torch.no_grad():

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from harness.config import Precision
-from harness.engine.cut import Tracer
+from harness.data.augment import Normalize
+from harness.engine.cut import Tracer, part
+from harness.engine.layers import Convolution, Levels, MaxPool
 
 __all__ = ["InferenceForms", "keep_in_bf16"]
 
 _APART = 1e-3  # of the largest output; fused networks are apart by about 1e-6
+_RELUS = (F.relu, torch.relu)
 
 
 class InferenceForms:
     """Makes forms of one network, as its weights are by then, that compute faster what it computes in eval mode.
 
-    Convolutions take in the BatchNorm behind them, where the network's graph can be read and the first form's outputs
-    bear it out. In bf16, weights of convolutions and linear layers are kept in bf16, where autocast would convert them
-    at every pass.
+    They take uint8 images (n, 1 or 3, s, s), and normalise them. Where the network's graph can be read and the first
+    form's outputs bear it out, convolutions take in the BatchNorm behind them, the first one takes in the normalisation
+    of grey images, and on a CPU oneDNN's are used. In bf16, weights of convolutions and linear layers are kept in bf16,
+    where autocast would convert them at every pass.
     """
 
-    def __init__(self, precision: Precision) -> None:
-        self._precision = precision
+    def __init__(self, precision: Precision, normalize: Normalize) -> None:
+        self._precision, self._normalize = precision, normalize
         self.fused: bool | None = None
 
     def make(self, module: nn.Module, images: Tensor) -> nn.Module:
@@ -34,20 +40,23 @@ class InferenceForms:
 
         It shares with the network what it does not change, and is to be used before that trains again.
         """
-        made = module.eval()
-        if self.fused is not False:
-            try:
-                made = _fuse(module)
-                if self.fused is None:
-                    with torch.inference_mode():
-                        self.fused = _same(module(images), made(images))
-            except Exception:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
-                self.fused = False
-        if not self.fused:
-            made = copy.deepcopy(module)
+        module.eval()
+        if self.fused is None:
+            self.fused = self._is_borne_out(module, images)
+        if self.fused:
+            made = _fuse(module, self._normalize, images)
+        else:
+            made = nn.Sequential(self._normalize, copy.deepcopy(module))
         if self._precision == "bf16":
             keep_in_bf16(made, made.named_modules())
         return made
+
+    def _is_borne_out(self, module: nn.Module, images: Tensor) -> bool:
+        try:
+            with torch.inference_mode():
+                return _same(module(self._normalize(images)), _fuse(module, self._normalize, images)(images))
+        except Exception:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
+            return False
 
 
 def keep_in_bf16(module: nn.Module, layers: Iterable[tuple[str, nn.Module]]) -> None:
@@ -60,23 +69,103 @@ def keep_in_bf16(module: nn.Module, layers: Iterable[tuple[str, nn.Module]]) -> 
             module.set_submodule(name, copy.deepcopy(layer).to(torch.bfloat16))
 
 
-def _fuse(module: nn.Module) -> fx.GraphModule:
-    """Let convolutions take in the BatchNorm that alone takes their output, in a network whose layers it shares."""
+def _fuse(module: nn.Module, normalize: Normalize, images: Tensor) -> nn.Module:
     traced = fx.GraphModule(module, Tracer().trace(module))
-    layers = dict(traced.named_modules())
+    _absorb_norms(traced)
+    grey = images.shape[1] == 1 and _take_grey(traced, normalize, images)
+    if images.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        _use_onednn(traced)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return traced if grey else nn.Sequential(normalize, traced)
+
+
+def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the layer that a step of the graph calls, if it calls one."""
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _absorb_norms(traced: fx.GraphModule) -> None:
+    """Let convolutions take in the BatchNorm that alone takes their output."""
     for node in list(traced.graph.nodes):
-        norm = layers.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d) or node.args[0].op != "call_module":
+        norm = _layer(traced, node)
+        if not isinstance(norm, nn.BatchNorm2d):
             continue
-        before = node.args[0]
-        convolution = layers[str(before.target)]
+        (before,) = node.all_input_nodes
+        convolution = _layer(traced, before)
         if isinstance(convolution, nn.Conv2d) and len(before.users) == 1:
             fused = fuse_conv_bn_eval(convolution, norm).to(memory_format=torch.channels_last)
             traced.set_submodule(str(before.target), fused)
-            # timm's BatchNorm has its activation inside
-            traced.set_submodule(str(node.target), nn.Sequential(*norm.children()))
-    traced.recompile()
-    return traced
+            if any(norm.children()):  # timm's BatchNorm has its activation inside
+                traced.set_submodule(str(node.target), nn.Sequential(*norm.children()))
+            else:
+                node.replace_all_uses_with(before)
+                traced.graph.erase_node(node)
+
+
+def _take_grey(traced: fx.GraphModule, normalize: Normalize, images: Tensor) -> bool:
+    """Let the first convolution take grey images as they are, if it alone looks at them; tell whether it does.
+
+    What it takes from three channels, each a straight line of the image's level, is one channel's and a constant's.
+    """
+    image, *steps = traced.graph.nodes
+    layers = [_layer(traced, step) for step in steps]
+    at, convolution = next((pair for pair in enumerate(layers) if isinstance(pair[1], nn.Conv2d)), (0, None))
+    before, first = steps[:at], steps[at]
+    alone = all(user is first or user in before for node in (image, *before) for user in node.users)
+    if not isinstance(convolution, nn.Conv2d) or not alone or convolution.groups != 1:
+        return False
+    channels = part(traced, [image], before, first.args[0])
+    with torch.no_grad():
+        ends = torch.tensor([0, 255], dtype=torch.uint8, device=images.device)[:, None, None, None]
+        low, high = channels(normalize(ends.expand(2, *images.shape[1:])))
+        low, slope = low[:, :1, :1].double(), (high - low)[:, :1, :1].double() / 255
+        if not _same(low + slope * images, channels(normalize(images)).double()):
+            return False
+        weight = convolution.weight.double()
+        both = [(weight * of_one).sum(1) for of_one in (slope, low + 128 * slope)]
+    grey = copy.deepcopy(convolution)
+    grey.in_channels = 2
+    stacked = torch.stack(both, dim=1).to(convolution.weight.dtype, memory_format=torch.channels_last)
+    grey.weight = nn.Parameter(stacked, requires_grad=False)
+    traced.set_submodule(str(first.target), grey)
+    traced.add_submodule("levels", Levels())
+    with traced.graph.inserting_before(first):
+        first.args = (traced.graph.call_module("levels", (image,)),)
+    return True
+
+
+def _use_onednn(traced: fx.GraphModule) -> None:
+    """Put convolutions and max-pools that are faster on a CPU in the place of torch's."""
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    for node in list(traced.graph.nodes):
+        layer = _layer(traced, node)
+        if calls[node.target] > 1:  # what comes behind may be different each time
+            continue
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+            following = list(node.users)
+            relu = len(following) == 1 and _is_relu(traced, following[0])
+            if relu:
+                following[0].replace_all_uses_with(node)
+                traced.graph.erase_node(following[0])
+            traced.set_submodule(str(node.target), Convolution(layer, relu))
+        elif (
+            type(layer) is nn.MaxPool2d and not layer.return_indices and _is_not_negative(traced, *node.all_input_nodes)
+        ):
+            traced.set_submodule(str(node.target), MaxPool(layer))
+
+
+def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
+    return isinstance(_layer(traced, node), nn.ReLU) or (node.op == "call_function" and node.target in _RELUS)
+
+
+def _is_not_negative(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether what a step gives is known to have no negative numbers."""
+    layer = _layer(traced, node)
+    if _is_relu(traced, node) or (isinstance(layer, Convolution) and layer.relu):
+        return True
+    joins = isinstance(layer, nn.MaxPool2d | MaxPool) or (node.op == "call_function" and node.target is torch.cat)
+    return joins and all(_is_not_negative(traced, one) for one in node.all_input_nodes)
 
 
 def _same(expected: object, found: object) -> bool:

@@ -115,12 +115,15 @@ class Trainer:
     _trained: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._forms = InferenceForms(self.precision)
+        self._forms = self._new_forms()
         self._batch_size = BatchSize(_BATCH_SIZES[self.device.type], self._note)
         self._classes: int = self.module.get_submodule(self.backbone.head).out_features  # type: ignore[assignment]
 
     def _note(self, text: str) -> None:
         self.emit(Note(text))
+
+    def _new_forms(self) -> InferenceForms:
+        return InferenceForms(self.precision, self.augment.normalize)
 
     def skip_stage(self, stage: Stage) -> None:
         """Take note of a stage that an earlier process ended, whose weights are in the checkpoint."""
@@ -268,16 +271,17 @@ class Trainer:
         set_train_mode(self.module, stage)
         train = self.splits["train"]
         images, _ = train.batch(torch.arange(min(len(train.labels), _SAMPLE)), self.device)
-        images = self.augment.evaluate(images)
-        parts = cut(self.module, self.backbone.logits, images)
+        inputs = self.augment.inputs(images)
+        parts = cut(self.module, self.backbone.logits, inputs)
         with torch.no_grad():
-            of_one = sum(feature[0].nbytes for feature in parts.features(images))
+            of_one = sum(feature[0].nbytes for feature in parts.features(inputs))
         needed = of_one * len(train.labels)
         if needed > psutil.virtual_memory().total / 8:
             raise CutError(f"the features of an epoch take {needed / 2**30:.1f} GiB")
-        forms = InferenceForms(self.precision)
+        forms = self._new_forms()
         trunk = forms.make(parts.trunk, images)
-        key = digest(parts.trunk.state_dict(), f"{self.precision}, fused: {forms.fused}, {parts.code}")
+        how = f"{self.precision}, fused: {forms.fused}, {images.shape[1]} channels, {parts.code}"
+        key = digest(parts.trunk.state_dict(), how)
         features = Features(
             trunk, self.augment, self.device, self.precision, self._batch_size, self.cache, key, self._note
         )
@@ -309,7 +313,7 @@ class Trainer:
 
         def inputs(part: slice) -> Rows:
             batch, _ = images.batch(torch.arange(n)[part], self.device)
-            return (self.augment.evaluate(batch),)
+            return (self.augment.crop(batch, None),)
 
         if work.frozen is not None:
             if split not in work.frozen.evaluated:
@@ -339,7 +343,12 @@ class Trainer:
         """Return what gives the trained part of the network its input, for any rows of what is shown."""
         train, frozen = self.splits["train"], work.frozen
         if frozen is None:
-            return lambda rows: (self.augment.train(train.batch(shown.items[rows], self.device)[0], shown.draws[rows]),)
+
+            def augmented(rows: Tensor) -> Rows:
+                images, _ = train.batch(shown.items[rows], self.device)
+                return (self.augment.inputs(images, shown.draws[rows]),)
+
+            return augmented
         if shown.draws.boxes is None and shown.draws.flips is None:
             if frozen.kept is None:
                 n = len(train.labels)

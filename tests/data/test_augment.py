@@ -49,7 +49,7 @@ def test_pixels_are_torchvisions_for_the_same_box(channels: int) -> None:
     assert draws.flips is not None
     assert draws.flips.any()
     assert not draws.flips.all()
-    found = augment.train(images, draws)
+    found = augment.inputs(images, draws)
     assert found.is_contiguous(memory_format=torch.channels_last)
     plain = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     expected = []
@@ -83,7 +83,7 @@ def test_products_make_pillows_pixels(channels: int, beyond: bool) -> None:
 @pytest.mark.parametrize("size", [64, 100, 224, 299])
 def test_evaluation_is_torchvisions_resize_and_centre_crop(size: int) -> None:
     images = _images(2, channels=3, size=size)
-    found = Augment(PAPER, size, MEAN, STD).evaluate(images)
+    found = Augment(PAPER, size, MEAN, STD).inputs(images)
     expected = v2.Compose(
         [
             v2.Resize(round(size * 256 / 224), antialias=True),
@@ -101,8 +101,8 @@ def test_without_crop_and_flip_nothing_is_drawn() -> None:
     augment = Augment(plain, 64, (0.5,) * 3, (0.5,) * 3)
     draws = augment.draw(2, torch.Generator())
     assert draws == Draws(None, None)
-    found = augment.train(images, draws)
-    assert torch.equal(found, augment.evaluate(images))
+    found = augment.inputs(images, draws)
+    assert torch.equal(found, augment.inputs(images))
     assert found.shape == (2, 3, 64, 64)
     torch.testing.assert_close(found[0, 2], images[0, 0].float() / 127.5 - 1)
 
@@ -111,6 +111,6 @@ def test_what_is_drawn_follows_the_image_into_any_batch() -> None:
     augment = Augment(PAPER, 64, MEAN, STD)
     images, draws = _images(8), augment.draw(8, torch.Generator().manual_seed(7))
     rows = torch.tensor([6, 1, 3])
-    assert torch.equal(augment.train(images, draws)[rows], augment.train(images[rows], draws[rows]))
+    assert torch.equal(augment.inputs(images, draws)[rows], augment.inputs(images[rows], draws[rows]))
     other = augment.draw(8, torch.Generator().manual_seed(8))
-    assert not torch.equal(augment.train(images, draws), augment.train(images, other))
+    assert not torch.equal(augment.inputs(images, draws), augment.inputs(images, other))

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from harness import registry
 from harness.api import Backbone, Stage
 from harness.engine.cut import CutError, cut
-from harness.engine.forms import InferenceForms, keep_in_bf16
+from harness.engine.forms import keep_in_bf16
 from harness.engine.model import build, is_trained, prepare, set_train_mode
 from harness_plugins.schedules.paper import PAPER
 
@@ -49,10 +49,6 @@ def test_behind_the_cut_are_dropout_and_what_follows_it(name: str, width: int) -
         torch.manual_seed(1)
         found, _ = backbone.logits(parts.tail(*features))
         assert torch.equal(found, expected), "dropout draws the same"
-        fast = InferenceForms("fp32")
-        (again,) = fast.make(parts.trunk, images)(images)
-    assert fast.fused
-    assert (again - features[0]).norm() < 1e-5 * features[0].norm()
     head = module.get_submodule(backbone.head)
     assert any(parameter is head.weight for parameter in parts.tail.parameters())
 
@@ -178,13 +174,3 @@ def test_frozen_layers_behind_the_cut_give_the_same_from_bf16_copies() -> None:
     assert list(kept.values()) == [torch.bfloat16, torch.bfloat16, torch.float32]
     assert names[2] == backbone.head
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
-
-
-def test_a_network_without_a_graph_is_not_fused_and_computes_the_same() -> None:
-    module = _body(nn.BatchNorm2d(16), _Chooses())
-    forms = InferenceForms("fp32")
-    images = _images(12)
-    made = forms.make(module, images)
-    assert forms.fused is False
-    torch.testing.assert_close(made(images), module(images))
-    assert made is not module

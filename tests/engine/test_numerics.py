@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness import registry
 from harness.api import Backbone
@@ -68,13 +68,15 @@ def _train(splits: dict[str, Split], precision: str, monkeypatch: pytest.MonkeyP
     assert record.kind == "pretrained"
     module.to(memory_format=torch.channels_last)
     augment = Augment(PAPER.transform, 224, backbone.mean, backbone.std)
-    images = augment.evaluate(splits["test"].batch(torch.arange(64), torch.device("cpu"))[0])
+    images, _ = splits["test"].batch(torch.arange(64), torch.device("cpu"))
+    crops = augment.crop(images, None)
     prepare(module, backbone, STAGE)
     set_train_mode(module, STAGE)
-    trunk = cut(module, backbone.logits, images[:2]).trunk
-    made = trunk if joint else InferenceForms(precision).make(trunk, images[:2])
+    trunk = cut(module, backbone.logits, augment.normalize(crops[:2])).trunk
+    plain = nn.Sequential(augment.normalize, trunk)
+    made = plain if joint else InferenceForms(precision, augment.normalize).make(trunk, crops[:2])
     with torch.no_grad(), autocast(images.device, precision):
-        (features,) = made(images)
+        (features,) = made(crops)
     events: list[object] = []
     trainer = Trainer(module, backbone, augment, splits, 0, images.device, precision, events.append)
     with monkeypatch.context() as patch:

@@ -1,0 +1,144 @@
+"""Faster forms compute what the network computes, on grey and on coloured images."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from harness import registry
+from harness.api import Backbone
+from harness.config import Precision
+from harness.data.augment import Normalize
+from harness.engine.device import autocast
+from harness.engine.forms import InferenceForms
+from harness.engine.layers import Convolution, Levels, MaxPool
+from harness.engine.model import build
+
+NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _images(channels: int, size: int = 224) -> Tensor:
+    """Return six smooth uint8 images that reach black and white."""
+    coarse = torch.rand(6, channels, 7, 7, generator=torch.Generator().manual_seed(0))
+    fine = F.interpolate(coarse, (size, size), mode="bilinear")
+    return ((fine - fine.min()) / (fine.max() - fine.min()) * 255).round().to(torch.uint8)
+
+
+def _compute(module: nn.Module, images: Tensor, precision: Precision) -> Tensor:
+    with torch.no_grad(), autocast(images.device, precision):
+        return module(images).float()
+
+
+def _has(form: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(layer, kind) for layer in form.modules())
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["alexnet", "googlenet", "resnet18", "efficientnet_lite0"])
+def test_forms_of_the_backbones_differ_by_rounding(name: str, channels: int) -> None:
+    backbone = registry.load(registry.find("backbone", name), Backbone)
+    weights = "imagenet" if name == "efficientnet_lite0" else "random"
+    module, _ = build(backbone, name, weights=weights, classes=10, auxiliary=False, seed=0, note=print)
+    images = _images(channels, backbone.input_size)
+    expected = _compute(module.eval(), NORMALIZE(images), "fp32")
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    for precision, most in (("fp32", 1e-5), ("bf16", 0.15 if name == "efficientnet_lite0" else 0.02)):
+        forms = InferenceForms(precision, NORMALIZE)
+        form = forms.make(module, images)
+        assert forms.fused
+        found = _compute(form, images, precision)
+        assert _apart(found, expected) < most, precision
+        assert _apart(_compute(form, images[:3], precision), found[:3]) < 0.1 * most, "whatever the batch"
+        assert _has(form, Convolution)
+        assert _has(form, Levels) == (channels == 1)
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+class _Network(nn.Module):
+    """Pools without a ReLU before, and looks at the image in some way."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
+        self.again = nn.Conv2d(8, 8, 1)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.way == "not in a line":
+            images = images * images
+        made = self.convolution(images)
+        if self.way == "beside":
+            made = made + images.mean(1, keepdim=True)
+        made = self.pool(F.relu(made) if self.way == "relu" else made)
+        made = self.again(made)
+        if self.way == "twice":
+            made = F.relu(made)
+            made = -self.again(made)
+        return self.head(made.amax((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("way", "grey"), [("plain", True), ("relu", True), ("twice", True), ("beside", False), ("not in a line", False)]
+)
+def test_only_what_may_be_is_changed(way: str, grey: bool) -> None:
+    torch.manual_seed(0)
+    module = _Network(way).eval()
+    images = _images(1, 64)
+    expected = _compute(module, NORMALIZE(images), "fp32")
+    for precision, most in (("fp32", 1e-5), ("bf16", 0.02)):
+        forms = InferenceForms(precision, NORMALIZE)
+        form = forms.make(module, images)
+        assert forms.fused
+        assert _apart(_compute(form, images, precision), expected) < most
+        assert _has(form, Levels) == grey
+        assert _has(form, MaxPool) == (way == "relu")
+
+
+def test_pooling_of_integers_gives_the_same_bits() -> None:
+    values = torch.randn(4, 8, 15, 15, generator=torch.Generator().manual_seed(0)).relu().bfloat16()
+    values[0, 0] = 0
+    values[1, 0, 3, 3] = torch.inf
+    for pool in (nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(3, 1, padding=1), nn.MaxPool2d(2, dilation=2)):
+        assert torch.equal(MaxPool(pool)(values), pool(values))
+        assert torch.equal(MaxPool(pool)(values.float()), pool(values.float()))
+
+
+class _Chooses(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.layers(values) if values.mean() > 0 else -values
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_without_a_graph_is_not_fused_and_computes_the_same(precision: Precision) -> None:
+    module, images = _Chooses().eval(), _images(1, 16)
+    forms = InferenceForms(precision, NORMALIZE)
+    made = forms.make(module, images)
+    assert forms.fused is False
+    found = _compute(made, images, precision)
+    torch.testing.assert_close(found, _compute(module, NORMALIZE(images), precision))
+    assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+
+
+def test_a_form_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, images = _Network("relu").eval(), _images(1, 64)
+    wrong = copy.deepcopy(module)
+    nn.init.zeros_(wrong.head.weight)
+    monkeypatch.setattr("harness.engine.forms._fuse", lambda *_arguments: nn.Sequential(NORMALIZE, wrong))
+    forms = InferenceForms("fp32", NORMALIZE)
+    made = forms.make(module, images)
+    assert forms.fused is False
+    assert torch.equal(_compute(made, images, "fp32"), _compute(module, NORMALIZE(images), "fp32"))
