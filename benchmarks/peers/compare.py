@@ -6,8 +6,8 @@
 
 Each peer is a process of its own, as its users start it; ``--rounds`` repeats them in turn, each round beginning with
 another one. Images per second are those of the last epoch's training alone, and of the test images, as the process
-itself says; wall time is from its start to its end, peak memory is its and its workers' proportional set size. Weights
-are random: they cost what trained ones cost.
+itself says; wall time is from its start to its end. Peak memory is its and its workers' proportional set size, watched
+in one more run, because watching takes a twentieth of the speed. Weights are random: they cost what trained ones cost.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ PEERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "fastai": ("fastai_learner", "fastai", {}),
     "scikit-learn probe": ("sklearn_probe", "scikit-learn", {}),
 }
-_LOOK_SECONDS = 2.0  # a look takes 40 ms, in which a core is missing to what is looked at
 FEW = (OURS, BASELINE, "timm's train.py, bf16")
 
 
@@ -94,12 +93,12 @@ CONTESTS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process did: images per second, seconds and bytes."""
+    """What one process did: images per second and seconds, or bytes."""
 
-    train: float
-    test: float
-    wall: float
-    memory: float
+    train: float | None = None
+    test: float | None = None
+    wall: float | None = None
+    memory: float | None = None
 
 
 def unpack(archive: Path, folder: Path, train: int, val: int) -> None:
@@ -127,24 +126,27 @@ def unpack(archive: Path, folder: Path, train: int, val: int) -> None:
                     (target / PurePosixPath(member).name).write_bytes(source.read(member))
 
 
-def run(peer: str, work: Work) -> Sample:
-    """Execute a peer and watch its memory."""
+def run(peer: str, work: Work, watched: bool = False) -> Sample:
+    """Execute a peer, and measure its speed or, watched, its memory."""
     script, _, options = PEERS[peer]
     command = [sys.executable, str(HERE / f"{script}.py"), json.dumps(asdict(replace(work, **options)))]
     begin = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         peak = _Peak(process.pid)
-        peak.start()
+        if watched:
+            peak.start()
         told, _ = process.communicate()
         wall = time.perf_counter() - begin
         peak.ended.set()
-        peak.join()
         if process.returncode:
             said.seek(0)
             sys.exit(f"{peer} failed:\n{said.read().decode()[-3000:]}")
+    if watched:
+        peak.join()
+        return Sample(memory=peak.bytes)
     speeds = json.loads(told.splitlines()[-1])
-    return Sample(speeds["train"], speeds["test"], wall, peak.bytes)
+    return Sample(speeds["train"], speeds["test"], wall)
 
 
 class _Peak(threading.Thread):
@@ -157,7 +159,7 @@ class _Peak(threading.Thread):
         self._process = psutil.Process(pid)
 
     def run(self) -> None:
-        while not self.ended.wait(_LOOK_SECONDS):
+        while not self.ended.wait(0.25):
             with suppress(psutil.NoSuchProcess):
                 tree = [self._process, *self._process.children(recursive=True)]
                 self.bytes = max(self.bytes, sum(map(_pss, tree)))
@@ -174,24 +176,26 @@ def compete(contests: Iterable[str], images: Path, rounds: int, workers: int) ->
     """Return the samples of each contest and peer."""
     turns = list(_turns(contests, rounds))
     found: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-    for name, peer in track(turns, "competing", console=Console(stderr=True)):
+    for name, peer, watched in track(turns, "competing", console=Console(stderr=True)):
         work = Work(images=str(images), workers=workers, **CONTESTS[name].options)
-        found[name][peer].append(run(peer, work))
+        found[name][peer].append(run(peer, work, watched))
     return found
 
 
-def _turns(contests: Iterable[str], rounds: int) -> Iterator[tuple[str, str]]:
+def _turns(contests: Iterable[str], rounds: int) -> Iterator[tuple[str, str, bool]]:
     for name in contests:
+        contest = CONTESTS[name]
         for number in range(rounds):
-            peers = (*CONTESTS[name].peers, *(CONTESTS[name].once if number == 0 else ()))
+            peers = (*contest.peers, *(contest.once if number == 0 else ()))
             first = number % max(len(peers), 1)
-            yield from ((name, peer) for peer in (*peers[first:], *peers[:first]))
+            yield from ((name, peer, False) for peer in (*peers[first:], *peers[:first]))
+        yield from ((name, peer, True) for peer in (*contest.peers, *contest.once))
 
 
 def medians(samples: list[Sample]) -> Sample:
     """Return the median of each figure."""
     rows = [asdict(sample) for sample in samples]
-    return Sample(**{key: statistics.median(row[key] for row in rows) for key in rows[0]})
+    return Sample(**{key: statistics.median(row[key] for row in rows if row[key] is not None) for key in rows[0]})
 
 
 def table(name: str, found: dict[str, list[Sample]]) -> Table:
@@ -203,7 +207,7 @@ def table(name: str, found: dict[str, list[Sample]]) -> Table:
         shown.add_column(heading, justify="right" if heading else "left")
     for peer, one in figures.items():
         shown.add_row(
-            peer, str(len(found[peer])),
+            peer, str(len(found[peer]) - 1),
             f"{one.train:.1f}", f"{ours.train / one.train:.2f}",
             f"{one.test:.1f}", f"{ours.test / one.test:.2f}",
             f"{one.wall:.1f}", f"{one.wall / ours.wall:.2f}",
