@@ -44,7 +44,7 @@ class InferenceForms:
         if self.fused is None:
             self.fused = self._is_borne_out(module, images)
         if self.fused:
-            made = _fuse(module, self._normalize, images)
+            made = _fuse(module, self._normalize, images, self._precision)
         else:
             made = nn.Sequential(self._normalize, copy.deepcopy(module))
         if self._precision == "bf16":
@@ -54,7 +54,8 @@ class InferenceForms:
     def _is_borne_out(self, module: nn.Module, images: Tensor) -> bool:
         try:
             with torch.inference_mode():
-                return _same(module(self._normalize(images)), _fuse(module, self._normalize, images)(images))
+                fused = _fuse(module, self._normalize, images, "fp32")
+                return _same(module(self._normalize(images)), fused(images))
         except Exception:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
             return False
 
@@ -69,10 +70,10 @@ def keep_in_bf16(module: nn.Module, layers: Iterable[tuple[str, nn.Module]]) -> 
             module.set_submodule(name, copy.deepcopy(layer).to(torch.bfloat16))
 
 
-def _fuse(module: nn.Module, normalize: Normalize, images: Tensor) -> nn.Module:
+def _fuse(module: nn.Module, normalize: Normalize, images: Tensor, precision: Precision) -> nn.Module:
     traced = fx.GraphModule(module, Tracer().trace(module))
-    _absorb_norms(traced)
     grey = images.shape[1] == 1 and _take_grey(traced, normalize, images)
+    _absorb_norms(traced, torch.bfloat16 if precision == "bf16" else torch.float32)
     if images.device.type == "cpu" and torch.backends.mkldnn.is_available():
         _use_onednn(traced)
     traced.graph.eliminate_dead_code()
@@ -85,8 +86,8 @@ def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _absorb_norms(traced: fx.GraphModule) -> None:
-    """Let convolutions take in the BatchNorm that alone takes their output."""
+def _absorb_norms(traced: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Let convolutions take in the BatchNorm that alone takes their output; keep their weights as ``dtype``."""
     for node in list(traced.graph.nodes):
         norm = _layer(traced, node)
         if not isinstance(norm, nn.BatchNorm2d):
@@ -94,7 +95,7 @@ def _absorb_norms(traced: fx.GraphModule) -> None:
         (before,) = node.all_input_nodes
         convolution = _layer(traced, before)
         if isinstance(convolution, nn.Conv2d) and len(before.users) == 1:
-            fused = fuse_conv_bn_eval(convolution, norm).to(memory_format=torch.channels_last)
+            fused = fuse_conv_bn_eval(convolution, norm).to(dtype).to(memory_format=torch.channels_last)
             traced.set_submodule(str(before.target), fused)
             if any(norm.children()):  # timm's BatchNorm has its activation inside
                 traced.set_submodule(str(node.target), nn.Sequential(*norm.children()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 __all__ = ["Convolution", "Levels", "MaxPool"]
 
@@ -55,7 +54,8 @@ class Convolution(nn.Module):
 class MaxPool(nn.Module):
     """Max-pooling of what is not negative, on a CPU.
 
-    In bf16, such numbers are in the order of their bits, and integers are compared twice as fast.
+    In bf16, such numbers are in the order of their bits, so they are compared as integers, first along columns and then
+    along rows. torch's own pooling also keeps where each maximum was, which takes more memory than the image.
     """
 
     def __init__(self, layer: nn.MaxPool2d) -> None:
@@ -67,7 +67,27 @@ class MaxPool(nn.Module):
         if images.dtype != torch.bfloat16:
             pooled: Tensor = self.layer(images)
             return pooled
-        layer = self.layer
-        return F.max_pool2d(
-            images.view(torch.int16), layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode
-        ).view(torch.bfloat16)
+        layer, found = self.layer, images.view(torch.int16)
+        stride = layer.kernel_size if layer.stride is None else layer.stride
+        for dim in (2, 3):
+            kernel, step, padding = (
+                size if isinstance(size, int) else size[dim - 2] for size in (layer.kernel_size, stride, layer.padding)
+            )
+            found = _highest(found, dim, kernel, step, padding, layer.ceil_mode)
+        return found.view(torch.bfloat16)
+
+
+def _highest(values: Tensor, dim: int, kernel: int, step: int, padding: int, ceil: bool) -> Tensor:
+    """Return the highest of each ``kernel`` values along a dimension, none of them negative."""
+    n = values.shape[dim]
+    windows = (n + 2 * padding - kernel + (step - 1 if ceil else 0)) // step + 1
+    if ceil and (windows - 1) * step >= n + padding:  # no window begins behind the end
+        windows -= 1
+    shape = [*values.shape[:dim], windows, *values.shape[dim + 1 :]]
+    found = torch.empty(shape, dtype=values.dtype, memory_format=torch.channels_last).zero_()
+    for offset in range(-padding, kernel - padding):
+        first, last = max(0, -(offset // step)), min(windows - 1, (n - 1 - offset) // step)
+        seen = values.transpose(0, dim)[first * step + offset : last * step + offset + 1 : step].transpose(0, dim)
+        here = found.narrow(dim, first, last - first + 1)
+        torch.maximum(here, seen, out=here)
+    return found

@@ -104,13 +104,23 @@ def test_only_what_may_be_is_changed(way: str, grey: bool) -> None:
         assert _has(form, MaxPool) == (way == "relu")
 
 
-def test_pooling_of_integers_gives_the_same_bits() -> None:
-    values = torch.randn(4, 8, 15, 15, generator=torch.Generator().manual_seed(0)).relu().bfloat16()
+@pytest.mark.parametrize("size", [(15, 15), (14, 9), (3, 7)])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("stride", [None, 1, 2, (3, 2)])
+@pytest.mark.parametrize("kernel", [2, 3, (2, 3)])
+@pytest.mark.parametrize("ceil", [False, True])
+def test_pooling_of_integers_gives_the_same_bits(
+    size: tuple[int, int], padding: int, stride: object, kernel: object, ceil: bool
+) -> None:
+    values = torch.randn(4, 8, *size, generator=torch.Generator().manual_seed(0)).relu().bfloat16()
+    values = values.contiguous(memory_format=torch.channels_last)
     values[0, 0] = 0
-    values[1, 0, 3, 3] = torch.inf
-    for pool in (nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(3, 1, padding=1), nn.MaxPool2d(2, dilation=2)):
-        assert torch.equal(MaxPool(pool)(values), pool(values))
-        assert torch.equal(MaxPool(pool)(values.float()), pool(values.float()))
+    values[1, 0, 1, 2] = torch.inf
+    pool = nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil)  # type: ignore[arg-type]
+    found = MaxPool(pool)(values)
+    assert torch.equal(found, pool(values))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(MaxPool(pool)(values.float()), pool(values.float()))
 
 
 class _Chooses(nn.Module):
