@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,9 @@ __all__ = [
     "sizes",
     "weights_dirs",
 ]
+
+
+_DAY = 86_400.0  # seconds
 
 
 def absolute(path: str | Path) -> Path:
@@ -60,12 +64,16 @@ def kept_dir(kept: Kept) -> Path:
 
 
 def sizes(folder: Path) -> dict[Path, int]:
-    """Return the files of a folder, those half written too, with their bytes; those used longest ago first."""
+    """Return the files of a folder with their bytes; those used longest ago first.
+
+    A file that is being written, by its name, is one of them once it is a day old.
+    """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         with suppress(FileNotFoundError):  # another run makes room
             about = path.stat()
-            found.append((about.st_mtime_ns, path, about.st_size))
+            if not path.name.startswith(".") or time.time() - about.st_mtime > _DAY:
+                found.append((about.st_mtime_ns, path, about.st_size))
     return {path: size for _, path, size in sorted(found)}
 
 

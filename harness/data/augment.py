@@ -45,7 +45,7 @@ def sample_crops(
     return torch.where(fits.any(dim=1, keepdim=True), drawn, centre)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draws:
     """What chance decided for n images: crop boxes int64 (n, 4) as of :func:`sample_crops`, flips bool (n,).
 

@@ -16,7 +16,7 @@ __all__ = ["BatchSize", "Split", "move"]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Decoded images uint8 (n, size, size, 1 or 3), their labels int64 (n,) and the sha256 of each image's file."""
 

@@ -31,8 +31,8 @@ class Cut:
     is the trunk's, in words.
     """
 
-    trunk: nn.Module
-    tail: nn.Module
+    trunk: fx.GraphModule
+    tail: fx.GraphModule
     code: str
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -64,7 +64,7 @@ def cut(module: nn.Module, logits: Callable[[Any], tuple[Tensor, Any]], images: 
         raise
     except Exception as error:  # tracing runs the plugin's code on stand-ins for tensors: anything can come of it
         raise CutError(f"its graph cannot be read ({type(error).__name__}: {error})") from error
-    with _untouched(module):
+    with _untouched(module, images):
         _try_out(module, parts, logits, images)
     return parts
 
@@ -85,7 +85,8 @@ def _parts(module: nn.Module) -> Cut:
     for node in steps:
         if _moves(traced, node) or any(before in behind for before in node.all_input_nodes):
             behind.append(node)
-    crossing = [node for node in steps if node not in behind and any(user in behind for user in node.users)]
+    (last,) = (node for node in traced.graph.nodes if node.op == "output")
+    crossing = [node for node in steps if node not in behind and any(user in (*behind, last) for user in node.users)]
     constants = [node for node in crossing if node.op == "get_attr"]
     features = [node for node in crossing if node.op != "get_attr"]
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
@@ -93,7 +94,6 @@ def _parts(module: nn.Module) -> Cut:
         raise CutError("nothing in it stays as it is")
     if any(user in behind for node in inputs for user in node.users):
         raise CutError("what is trained looks at the image itself")
-    (last,) = (node for node in traced.graph.nodes if node.op == "output")
     trunk = part(traced, inputs, [node for node in steps if node not in behind], tuple(features))
     tail = part(traced, features, [*constants, *behind], last.args[0])
     return Cut(trunk, tail, f"{trunk!r} {trunk.code}")
@@ -115,7 +115,7 @@ def _moves(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Tell whether a step is trained or draws, as far as it can be seen."""
     if node.op == "call_module":
         layer = traced.get_submodule(str(node.target))
-        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
         return drops or is_trained(layer)
     if node.op == "get_attr":
         owner, _, name = str(node.target).rpartition(".")
@@ -129,11 +129,11 @@ def _follows_batches(layer: nn.Module) -> bool:
 
 
 @contextmanager
-def _untouched(module: nn.Module) -> Iterator[None]:
+def _untouched(module: nn.Module, images: Tensor) -> Iterator[None]:
     """Leave torch's generator, the layers' modes and the buffers as they were."""
     modes = {layer: layer.training for layer in module.modules()}
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.no_grad():
         try:
             yield
         finally:
@@ -158,12 +158,14 @@ def _try_out(module: nn.Module, parts: Cut, logits: Callable[[Any], tuple[Tensor
         _same(joined, feature, "what its frozen layers make of an image depends on the batch")
     if sum(feature.nbytes for feature in features) > images.nbytes:
         raise CutError("what its frozen layers make of an image takes more memory than the image")
-    state = torch.get_rng_state()
-    found, _ = logits(parts.tail(*features))
-    torch.set_rng_state(state)
+    found, _ = logits(parts.tail(*(feature.clone() for feature in features)))  # it may compute in place
+    torch.set_rng_state(generators[0])
+    if images.is_cuda:
+        torch.cuda.set_rng_state(generators[1], images.device)
     _same(found, logits(module(images))[0], "its graph computes something else than the network")
     module.eval()
-    _same(logits(parts.tail(*features))[0], logits(module(images))[0], "its graph does not hold in evaluation")
+    found, _ = logits(parts.tail(*(feature.clone() for feature in features)))
+    _same(found, logits(module(images))[0], "its graph does not hold in evaluation")
 
 
 def _generators(images: Tensor) -> list[Tensor]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,20 +16,23 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config import Precision
+from harness.data import augment
 from harness.data.augment import Augment, Draws
 from harness.data.files import atomic_write
+from harness.engine import cut, forms, layers
 from harness.engine.batches import BatchSize, Split
 from harness.engine.device import autocast
 from harness.measure.clock import now, synchronize
 from harness.paths import sizes
 
-__all__ = ["FeatureCache", "Features"]
+__all__ = ["FeatureCache", "Features", "source"]
 
 _CHUNK = 1024  # images in a file
 _LIMIT_BYTES = 10 * 2**30
+_CODE = [str(module.__file__) for module in (augment, cut, forms, layers)]
 
 Rows = tuple[Tensor, ...]
 
@@ -88,7 +94,7 @@ class Features:
         if self._cache is None or not split.hashes:
             self.computed += len(items)
             return self._compute(split, items, draws, watch)
-        key = self._name(split, items, draws)
+        key, size = self._name(split, items, draws), self._batch_size.size
         found = self._cache.get(key)
         if found is not None and self._trust(found[0], split, items, draws):
             self.taken += len(items)
@@ -99,7 +105,8 @@ class Features:
         rows = self._compute(split, items, draws, watch)
         synchronize(self._device)
         self.computed += len(items)
-        self._cache.put(key, rows, now() - begin)
+        if self._batch_size.size == size:  # other batches may be rounded otherwise
+            self._cache.put(key, rows, now() - begin)
         return rows
 
     def _compute(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
@@ -139,6 +146,18 @@ class Features:
         return found.hexdigest()
 
 
+def source(module: nn.Module) -> str:
+    """Return the hash of the code that the layers of a network are written in, and of what makes forms of them."""
+    files = {*_CODE}
+    for kind in {type(layer) for layer in module.modules()}:
+        with suppress(TypeError, OSError):  # typed at a prompt, it has no file
+            files.add(inspect.getfile(kind))
+    found = hashlib.sha256()
+    for path in map(Path, sorted(files)):
+        found.update(path.read_bytes() if path.is_file() else b"-")
+    return found.hexdigest()
+
+
 def _later(watch: Callable[[int], None], before: int, done: int) -> None:
     watch(before + done)
 
@@ -169,7 +188,8 @@ class FeatureCache:
                 about = json.loads(file.metadata()["about"])
             if about["crc32"] != _crc32(rows):
                 return None
-            path.touch()
+            with suppress(OSError):  # in a folder that cannot be written, or deleted meanwhile
+                os.utime(path)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
         return rows, float(about["seconds"])

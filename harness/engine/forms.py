@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from harness.config import Precision
 from harness.data.augment import Normalize
 from harness.engine.cut import Tracer, part
+from harness.engine.device import autocast
 from harness.engine.layers import Convolution, Levels, MaxPool
 
 __all__ = ["InferenceForms", "keep_in_bf16"]
@@ -28,7 +30,7 @@ class InferenceForms:
     They take uint8 images (n, 1 or 3, s, s), and normalise them. Where the network's graph can be read and the first
     form's outputs bear it out, convolutions take in the BatchNorm behind them, the first one takes in the normalisation
     of grey images, and on a CPU oneDNN's are used. In bf16, weights of convolutions and linear layers are kept in bf16,
-    where autocast would convert them at every pass.
+    where autocast would convert them at every pass. Otherwise a form is the network itself.
     """
 
     def __init__(self, precision: Precision, normalize: Normalize) -> None:
@@ -44,36 +46,39 @@ class InferenceForms:
         if self.fused is None:
             self.fused = self._is_borne_out(module, images)
         if self.fused:
-            made = _fuse(module, self._normalize, images, self._precision)
-        else:
-            made = nn.Sequential(self._normalize, copy.deepcopy(module))
-        if self._precision == "bf16":
-            keep_in_bf16(made, made.named_modules())
-        return made
+            return _fuse(module, self._normalize, images, self._precision)
+        return nn.Sequential(self._normalize, module)
 
     def _is_borne_out(self, module: nn.Module, images: Tensor) -> bool:
         try:
             with torch.inference_mode():
                 fused = _fuse(module, self._normalize, images, "fp32")
-                return _same(module(self._normalize(images)), fused(images))
+                if not _same(module(self._normalize(images)), fused(images)):
+                    return False
+                with autocast(images.device, self._precision):  # not every CPU has oneDNN's bf16
+                    _fuse(module, self._normalize, images, self._precision)(images)
+            return True
         except Exception:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
             return False
 
 
-def keep_in_bf16(module: nn.Module, layers: Iterable[tuple[str, nn.Module]]) -> None:
-    """Put a copy in bf16 in the place of each convolution and linear layer of ``layers``, by name, in a network.
+def keep_in_bf16(traced: fx.GraphModule, but: Callable[[nn.Module], bool] = lambda _layer: False) -> None:
+    """Put copies in bf16 in the place of the convolutions and linear layers that a graph calls, ``but`` for some.
 
-    Autocast would convert their weights at every pass.
+    Autocast would convert their weights at every pass. Layers inside of what the graph calls are another network's too.
     """
-    for name, layer in list(layers):
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            module.set_submodule(name, copy.deepcopy(layer).to(torch.bfloat16))
+    for node in traced.graph.nodes:
+        layer = _layer(traced, node)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.dtype != torch.bfloat16 and not but(layer):
+            traced.set_submodule(str(node.target), copy.deepcopy(layer).to(torch.bfloat16))
 
 
 def _fuse(module: nn.Module, normalize: Normalize, images: Tensor, precision: Precision) -> nn.Module:
     traced = fx.GraphModule(module, Tracer().trace(module))
     grey = images.shape[1] == 1 and _take_grey(traced, normalize, images)
     _absorb_norms(traced, torch.bfloat16 if precision == "bf16" else torch.float32)
+    if precision == "bf16":
+        keep_in_bf16(traced)
     if images.device.type == "cpu" and torch.backends.mkldnn.is_available():
         _use_onednn(traced)
     traced.graph.eliminate_dead_code()
@@ -86,15 +91,20 @@ def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def _calls(traced: fx.GraphModule) -> Counter[object]:
+    return Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+
+
 def _absorb_norms(traced: fx.GraphModule, dtype: torch.dtype) -> None:
     """Let convolutions take in the BatchNorm that alone takes their output; keep their weights as ``dtype``."""
+    calls = _calls(traced)
     for node in list(traced.graph.nodes):
         norm = _layer(traced, node)
         if not isinstance(norm, nn.BatchNorm2d):
             continue
         (before,) = node.all_input_nodes
         convolution = _layer(traced, before)
-        if isinstance(convolution, nn.Conv2d) and len(before.users) == 1:
+        if isinstance(convolution, nn.Conv2d) and len(before.users) == 1 and calls[before.target] == 1:
             fused = fuse_conv_bn_eval(convolution, norm).to(dtype).to(memory_format=torch.channels_last)
             traced.set_submodule(str(before.target), fused)
             if any(norm.children()):  # timm's BatchNorm has its activation inside
@@ -114,6 +124,7 @@ def _take_grey(traced: fx.GraphModule, normalize: Normalize, images: Tensor) -> 
     at, convolution = next((pair for pair in enumerate(layers) if isinstance(pair[1], nn.Conv2d)), (0, None))
     before, first = steps[:at], steps[at]
     alone = all(user is first or user in before for node in (image, *before) for user in node.users)
+    alone = alone and _calls(traced)[first.target] == 1
     if not isinstance(convolution, nn.Conv2d) or not alone or convolution.groups != 1:
         return False
     channels = part(traced, [image], before, first.args[0])
@@ -138,7 +149,7 @@ def _take_grey(traced: fx.GraphModule, normalize: Normalize, images: Tensor) -> 
 
 def _use_onednn(traced: fx.GraphModule) -> None:
     """Put convolutions and max-pools that are faster on a CPU in the place of torch's."""
-    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    calls = _calls(traced)
     for node in list(traced.graph.nodes):
         layer = _layer(traced, node)
         if calls[node.target] > 1:  # what comes behind may be different each time
@@ -150,10 +161,9 @@ def _use_onednn(traced: fx.GraphModule) -> None:
                 following[0].replace_all_uses_with(node)
                 traced.graph.erase_node(following[0])
             traced.set_submodule(str(node.target), Convolution(layer, relu))
-        elif (
-            type(layer) is nn.MaxPool2d and not layer.return_indices and _is_not_negative(traced, *node.all_input_nodes)
-        ):
-            traced.set_submodule(str(node.target), MaxPool(layer))
+        plain = type(layer) is nn.MaxPool2d and (layer.dilation, layer.return_indices) == (1, False)
+        if plain and _is_not_negative(traced, *node.all_input_nodes):
+            traced.set_submodule(str(node.target), MaxPool(cast(nn.MaxPool2d, layer)))
 
 
 def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:

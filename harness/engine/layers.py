@@ -87,6 +87,8 @@ def _highest(values: Tensor, dim: int, kernel: int, step: int, padding: int, cei
     found = torch.empty(shape, dtype=values.dtype, memory_format=torch.channels_last).zero_()
     for offset in range(-padding, kernel - padding):
         first, last = max(0, -(offset // step)), min(windows - 1, (n - 1 - offset) // step)
+        if last < first:  # all of it is padding
+            continue
         seen = values.transpose(0, dim)[first * step + offset : last * step + offset + 1 : step].transpose(0, dim)
         here = found.narrow(dim, first, last - first + 1)
         torch.maximum(here, seen, out=here)

@@ -89,6 +89,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         for name, refs in splits.named().items()
     }
     placed = move(decoded, device)
+    place = placed["train"].images.device
     trainer = Trainer(
         module,
         backbone,
@@ -101,7 +102,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         checkpoints,
         FeatureCache(kept_dir(Kept.FEATURES), json.dumps(machine, sort_keys=True), note),
         {
-            "images": str(device) if placed != decoded else _place(arrays.values()),
+            "images": _place(arrays.values()) if place.type == "cpu" else str(place),
             "images_bytes": sum(images.nbytes for images in arrays.values()),
         },
     )

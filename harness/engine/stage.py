@@ -23,8 +23,8 @@ from harness.data.augment import Augment, Draws
 from harness.engine.batches import BatchSize, Split
 from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, optimizer_tensors, restore_optimizer
 from harness.engine.cut import CutError, cut
-from harness.engine.device import autocast, out_of_memory
-from harness.engine.features import FeatureCache, Features, Rows
+from harness.engine.device import autocast, free_memory, out_of_memory
+from harness.engine.features import FeatureCache, Features, Rows, source
 from harness.engine.forms import InferenceForms, keep_in_bf16
 from harness.engine.model import is_trained, prepare, set_train_mode
 from harness.engine.seeds import generator, seed_for
@@ -37,7 +37,7 @@ __all__ = ["Trainer", "forward"]
 State = dict[str, Tensor]
 
 # Where its size changes nothing but speed. A CPU computes no faster in larger batches, which take more memory.
-_BATCH_SIZES = {"cpu": 32, "cuda": 512}
+_BATCH_SIZES = {("cpu", "fp32"): 16, ("cpu", "bf16"): 32, ("cuda", "fp32"): 512, ("cuda", "bf16"): 512}
 _SAMPLE = 2  # images that a network's graph is tried out on
 
 
@@ -116,7 +116,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._forms = self._new_forms()
-        self._batch_size = BatchSize(_BATCH_SIZES[self.device.type], self._note)
+        self._batch_size = BatchSize(_BATCH_SIZES[self.device.type, self.precision], self._note)
         self._classes: int = self.module.get_submodule(self.backbone.head).out_features  # type: ignore[assignment]
 
     def _note(self, text: str) -> None:
@@ -275,19 +275,18 @@ class Trainer:
         parts = cut(self.module, self.backbone.logits, inputs)
         with torch.no_grad():
             of_one = sum(feature[0].nbytes for feature in parts.features(inputs))
-        needed = of_one * len(train.labels)
-        if needed > psutil.virtual_memory().total / 8:
-            raise CutError(f"the features of an epoch take {needed / 2**30:.1f} GiB")
+        needed = of_one * sum(len(split.labels) for split in self.splits.values())
+        if needed > (free_memory(self.device) or psutil.virtual_memory().total) / 8:
+            raise CutError(f"the features of all images take {needed / 2**30:.1f} GiB")
         forms = self._new_forms()
         trunk = forms.make(parts.trunk, images)
-        how = f"{self.precision}, fused: {forms.fused}, {images.shape[1]} channels, {parts.code}"
-        key = digest(parts.trunk.state_dict(), how)
+        how = f"{self.precision}, fused: {forms.fused}, {images.shape[1]} channels, {parts.code} {source(parts.trunk)}"
+        key = digest(dict(parts.trunk.named_parameters()) | dict(parts.trunk.named_buffers()), how)
         features = Features(
             trunk, self.augment, self.device, self.precision, self._batch_size, self.cache, key, self._note
         )
         if self.precision == "bf16":
-            layers = parts.tail.named_modules()
-            keep_in_bf16(parts.tail, ((name, layer) for name, layer in layers if not is_trained(layer)))
+            keep_in_bf16(parts.tail, but=is_trained)
         return _Frozen(parts.tail, forms, features)
 
     def _execution(self, work: _Work) -> dict[str, Any]:
@@ -322,7 +321,7 @@ class Trainer:
             network: nn.Module = work.frozen.tail
 
             def inputs(part: slice) -> Rows:
-                return tuple(feature[part] for feature in made)
+                return tuple(feature[part].clone() for feature in made)  # a layer may compute in place
         else:
             network = self._forms.make(self.module, inputs(slice(0, _SAMPLE))[0])
         self.module.eval()
@@ -373,14 +372,15 @@ class Trainer:
             self._pause(work)
 
         network = self.module if work.frozen is None else work.frozen.tail
-        inputs = self._inputs(work, shown, watch)
-        if position.batch:
-            begin = now() - position.seconds  # features that are computed once more are not training
-        # Dropout and gradient-time draws of the network come from torch's own generators.
+        # Dropout and gradient-time draws of the network come from torch's own generators. Nothing draws in between, and
+        # a checkpoint written while features are computed holds their state.
         torch.manual_seed(seed_for(self.seed, stage.name, "network", epoch))
         if work.saved is not None:
             self._restore_random(work.saved.tensors)
             work.saved = None
+        inputs = self._inputs(work, shown, watch)
+        if position.batch:
+            begin = now() - position.seconds  # features that are computed once more are not training
         set_train_mode(self.module, stage)
         batches = shown.order.split(stage.batch_size)
         for number, rows in enumerate(batches[position.batch :], position.batch + 1):

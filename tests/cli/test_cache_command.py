@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from support import Harness
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     cache = tmp_path / "home" / "cache"
-    for name, size in {"decoded/a.npy": 2000, "features/b.safetensors": 300, "features/.b.half": 10}.items():
+    files = {"decoded/a.npy": 2000, "features/b.safetensors": 300, "features/.b.old": 10, "features/.b.written": 20}
+    for name, size in files.items():
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_bytes(bytes(size))
+    os.utime(cache / "features/.b.old", (0, 0))
     return cache
 
 
@@ -30,7 +33,7 @@ def test_info_counts_files_and_bytes(kept: Path, harness: Harness) -> None:
 
 def test_clear_deletes_one_kind_or_all(kept: Path, harness: Harness) -> None:
     assert harness("cache", "clear", "features").stdout == "310 bytes freed.\n"
-    assert [path.name for path in sorted(kept.rglob("*")) if path.is_file()] == ["a.npy"]
+    assert [path.name for path in sorted(kept.rglob("*")) if path.is_file()] == ["a.npy", ".b.written"]
     assert json.loads(harness("cache", "clear", "--json").stdout) == {"bytes": 2000}
     assert harness("cache", "clear").stdout == "0 bytes freed.\n"
 

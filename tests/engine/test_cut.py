@@ -167,10 +167,44 @@ def test_frozen_layers_behind_the_cut_give_the_same_from_bf16_copies() -> None:
         for _ in range(2):
             torch.manual_seed(1)
             outputs.append(parts.tail(*features))
-            frozen = ((name, layer) for name, layer in parts.tail.named_modules() if not is_trained(layer))
-            keep_in_bf16(parts.tail, frozen)
+            keep_in_bf16(parts.tail, but=is_trained)
     assert torch.equal(*outputs)
     kept = {name: parts.tail.get_submodule(name).weight.dtype for name in names}
     assert list(kept.values()) == [torch.bfloat16, torch.bfloat16, torch.float32]
     assert names[2] == backbone.head
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+
+
+class _Heads(nn.Module):
+    """A trained head, and a frozen one beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 16, 3)
+        self.head, self.frozen = nn.Linear(16, 2), nn.Linear(16, 2)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(images).mean((2, 3))
+        return self.head(features), self.frozen(features)
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    module.train().requires_grad_(False)
+    module.get_submodule("head").requires_grad_(True)
+    return module
+
+
+def test_an_output_of_frozen_layers_is_handed_over() -> None:
+    module, images = _frozen(_Heads()), _images(12)
+    parts = cut(module, lambda output: (output[0], output[1:]), images)
+    for expected, found in zip(module(images), parts.tail(*parts.features(images)), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_dropout_that_drops_nothing_is_before_the_cut_and_one_in_place_behind_it() -> None:
+    module = _frozen(
+        _body(nn.Dropout(0.0), nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 16, 1), nn.Dropout(0.5, inplace=True))
+    )
+    parts = cut(module, lambda output: (output, ()), _images(12))
+    assert sum(isinstance(layer, nn.Conv2d) for layer in parts.trunk.modules()) == 2
+    assert any(isinstance(layer, nn.Dropout) and layer.p == 0.5 for layer in parts.tail.modules())

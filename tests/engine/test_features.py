@@ -200,6 +200,6 @@ def test_batches_are_halved_where_memory_does_not_suffice(monkeypatch: pytest.Mo
     _, events, result = _trained()
     assert result.execution["batch_size"] == 8
     notes = [event.text for event in events if isinstance(event, Note)]
-    assert notes[0] == "memory does not suffice for batches of 32 images; goes on with 16"
+    assert notes[0] == "memory does not suffice for batches of 16 images; goes on with 8"
     for found, other in zip(result.predictions, expected.predictions, strict=True):
         torch.testing.assert_close(torch.from_numpy(found.logits), torch.from_numpy(other.logits))
