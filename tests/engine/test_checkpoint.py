@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,34 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_happened(name: str, tmp_path
             assert last[result.stage].weights_sha256 == result.weights_sha256, f"stopped after batch {stop_after}"
             assert last[result.stage].optimizer_sha256 == result.optimizer_sha256
             assert last[result.stage].tested_epoch == result.tested_epoch
+
+
+def test_stopped_again_while_features_are_computed_again_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    stages = (STAGE.model_copy(update={"batch_norm": "eval"}),)
+    trainer, events, _ = trainer_on_noise()
+    _run(trainer, stages, [])
+    (expected,) = (event for event in events if isinstance(event, StageResult))
+    assert expected.execution["training"] == "head on features"
+    stops = [  # in the middle of the second epoch; while its features are computed once more; never
+        lambda progress: progress.epoch == 2 and progress.loss is not None,
+        lambda progress: progress.epoch == 2 and progress.loss is None,
+        lambda progress: False,
+    ]
+    recorded: list[EpochResult] = []
+    for stop in stops:
+        again, events, _ = trainer_on_noise()
+
+        def stopping(stop: Callable[[Progress], bool] = stop, events: list[object] = events) -> bool:
+            return any(isinstance(event, Progress) and stop(event) for event in events)
+
+        kept = Checkpoints(tmp_path / "one", 0.0, stopping=stopping)
+        resumed = Trainer(
+            again.module, again.backbone, again.augment, again.splits, 0, again.device, "fp32", again.emit, kept
+        )
+        with suppress(Stopped):
+            _run(resumed, stages, recorded)
+        assert kept.load() is not None
+        assert stopping() == (stop is not stops[2])
+        recorded += [event for event in events if isinstance(event, EpochResult)]
+    (found,) = (event for event in events if isinstance(event, StageResult))
+    assert found.weights_sha256 == expected.weights_sha256
