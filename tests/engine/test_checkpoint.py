@@ -229,7 +229,7 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_happened(name: str, tmp_path
 
 
 def test_stopped_again_while_features_are_computed_again_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    stages = (STAGE.model_copy(update={"batch_norm": "eval"}),)
+    stages = (STAGE.model_copy(update={"batch_norm": "eval", "checkpoint": "last"}),)
     trainer, events, _ = trainer_on_noise()
     _run(trainer, stages, [])
     (expected,) = (event for event in events if isinstance(event, StageResult))
