@@ -55,8 +55,9 @@ class InferenceForms:
                 fused = _fuse(module, self._normalize, images, "fp32")
                 if not _same(module(self._normalize(images)), fused(images)):
                     return False
-                with autocast(images.device, self._precision):  # not every CPU has oneDNN's bf16
-                    _fuse(module, self._normalize, images, self._precision)(images)
+                if self._precision == "bf16":  # which oneDNN does not have on every CPU
+                    with autocast(images.device, "bf16"):
+                        _fuse(module, self._normalize, images, "bf16")(images)
             return True
         except Exception:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
             return False
