@@ -156,12 +156,7 @@ def _use_onednn(traced: fx.GraphModule) -> None:
         if calls[node.target] > 1:  # what comes behind may be different each time
             continue
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-            following = list(node.users)
-            relu = len(following) == 1 and _is_relu(traced, following[0])
-            if relu:
-                following[0].replace_all_uses_with(node)
-                traced.graph.erase_node(following[0])
-            traced.set_submodule(str(node.target), Convolution(layer, relu))
+            traced.set_submodule(str(node.target), Convolution(layer))
         plain = type(layer) is nn.MaxPool2d and (layer.dilation, layer.return_indices) == (1, False)
         if plain and _is_not_negative(traced, *node.all_input_nodes):
             traced.set_submodule(str(node.target), MaxPool(cast(nn.MaxPool2d, layer)))
@@ -174,7 +169,7 @@ def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
 def _is_not_negative(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Tell whether what a step gives is known to have no negative numbers."""
     layer = _layer(traced, node)
-    if _is_relu(traced, node) or (isinstance(layer, Convolution) and layer.relu):
+    if _is_relu(traced, node):
         return True
     joins = isinstance(layer, nn.MaxPool2d | MaxPool) or (node.op == "call_function" and node.target is torch.cat)
     return joins and all(_is_not_negative(traced, one) for one in node.all_input_nodes)

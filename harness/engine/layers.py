@@ -24,16 +24,15 @@ class Levels(nn.Module):
 
 
 class Convolution(nn.Module):
-    """oneDNN's convolution with the ReLU behind it, on a CPU and without gradients.
+    """oneDNN's convolution, on a CPU and without gradients. Its own ReLU is not used: that makes zeros of NaNs.
 
     Weights are laid out once, as suits the size of the images, where ``nn.Conv2d`` does it at every call. These
     operators of torch have no public name; its own compiler calls them.
     """
 
-    def __init__(self, layer: nn.Conv2d, relu: bool) -> None:
+    def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self.layer: nn.Conv2d | None = layer
-        self.relu = relu
         self._how = ([*layer.padding], [*layer.stride], [*layer.dilation], layer.groups)
         self._packed = (torch.empty(0), layer.bias)
 
@@ -45,9 +44,7 @@ class Convolution(nn.Module):
             self._packed, self.layer = (packed, self.layer.bias), None  # its own are not needed any more
         weight, bias = self._packed
         images = images.to(weight.dtype)
-        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            images, weight, bias, *self._how, "relu" if self.relu else "none", [], ""
-        )
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(images, weight, bias, *self._how, "none", [], "")
         return convolved
 
 
@@ -67,7 +64,7 @@ class MaxPool(nn.Module):
         if images.dtype != torch.bfloat16:
             pooled: Tensor = self.layer(images)
             return pooled
-        layer, found = self.layer, images.view(torch.int16)
+        layer, found = self.layer, images.abs().view(torch.int16)  # no sign: NaNs are highest
         stride = layer.kernel_size if layer.stride is None else layer.stride
         for dim in (2, 3):
             kernel, step, padding = (

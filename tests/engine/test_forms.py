@@ -116,13 +116,26 @@ def test_pooling_of_integers_gives_the_same_bits(
     values = values.contiguous(memory_format=torch.channels_last)
     values[0, 0] = 0
     values[1, 0, 1, 2] = torch.inf
+    values[2, 1, 1, 1] = torch.nan
+    values[3, 1, 1, 1] = -torch.nan
     pool = nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil)  # type: ignore[arg-type]
     if size == (2, 3) and not padding and kernel == 3:
         pytest.skip("the window is larger than the image")
     found = MaxPool(pool)(values)
-    assert torch.equal(found, pool(values))
+    assert torch.equal(found.isnan(), pool(values).isnan())
+    assert torch.equal(found.nan_to_num(), pool(values).nan_to_num())
+    torch.testing.assert_close(MaxPool(pool)(values.float()), pool(values.float()), rtol=0, atol=0, equal_nan=True)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(MaxPool(pool)(values.float()), pool(values.float()))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_that_has_diverged_since_does_not_look_healthy(precision: Precision) -> None:
+    module, images = _Network("relu").eval(), _images(1, 64)
+    forms = InferenceForms(precision, NORMALIZE)
+    forms.make(module, images)
+    nn.init.constant_(module.convolution.weight, torch.nan)
+    assert _compute(forms.make(module, images), images, precision).isnan().all()
+    assert forms.fused
 
 
 class _Chooses(nn.Module):
