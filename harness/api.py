@@ -256,7 +256,11 @@ class Ensemble(ABC):
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One labelled image. ``group`` is what must not be torn between splits (a patient); ``sha256`` is of its bytes."""
+    """One labelled image. ``group`` is what must not be torn between splits (a patient).
+
+    ``sha256`` is of its bytes, and of whatever else decides on its pixels, such as options of the data set: images with
+    the same hash have the same pixels, and are decoded once for all data sets.
+    """
 
     id: str
     label: int

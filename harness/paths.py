@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "is_checkpoint",
     "kept_dir",
     "sizes",
+    "surplus",
     "weights_dirs",
 ]
 
@@ -75,6 +77,16 @@ def sizes(folder: Path) -> dict[Path, int]:
             if not path.name.startswith(".") or time.time() - about.st_mtime > _DAY:
                 found.append((about.st_mtime_ns, path, about.st_size))
     return {path: size for _, path, size in sorted(found)}
+
+
+def surplus(found: Mapping[Path, int], limit: int) -> Iterator[Path]:
+    """Yield the first entries of ``found`` until the bytes of the others are within the limit."""
+    excess = sum(found.values()) - limit
+    for path, size in found.items():
+        if excess <= 0:
+            return
+        yield path
+        excess -= size
 
 
 def checkpoints_dir() -> Path:

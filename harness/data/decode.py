@@ -57,6 +57,7 @@ def decode(
         return cached
     if path.exists():
         note(f"{path} is damaged; its images are decoded again")
+    why = "what was written there cannot be read again"
     try:
         with atomic_write(path) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -66,16 +67,16 @@ def decode(
                 file.write(pixels.data)
                 checksums.append(zlib.crc32(pixels.data))
             np.save(file, np.array(checksums, np.uint32))
+        cached = _open(path, shape)
+        if cached is not None:
+            return cached
     except OSError as error:
-        note(f"decoded images cannot be kept in {path.parent} ({error.strerror}); they are held in memory")
-        images = np.empty(shape, np.uint8)
-        for index, pixels in enumerate(_pixels(splits, refs, shape, progress)):
-            images[index] = pixels
-        return images
-    cached = _open(path, shape)
-    if cached is None:
-        raise DataError(f"{path} was written, but cannot be read again")
-    return cached
+        why = str(error.strerror)
+    note(f"decoded images cannot be kept in {path.parent} ({why}); they are held in memory")
+    images = np.empty(shape, np.uint8)
+    for index, pixels in enumerate(_pixels(splits, refs, shape, progress)):
+        images[index] = pixels
+    return images
 
 
 def _key(refs: Sequence[ImageRef], shape: _Shape) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from harness.data.files import file_sha256
 from harness.measure.clock import now
-from harness.paths import is_checkpoint
+from harness.paths import is_checkpoint, surplus
 
 __all__ = ["Checkpoints", "Position", "Saved", "digest", "optimizer_tensors", "restore_optimizer"]
 
@@ -144,12 +144,8 @@ def _make_room(folder: Path, needed: int) -> None:
         if other != folder and is_checkpoint(other):
             with suppress(FileNotFoundError):  # its run goes on, or ends, meanwhile
                 found.append((other.stat().st_mtime, sum(file.stat().st_size for file in other.iterdir()), other))
-    excess = sum(size for _, size, _ in found) + 2 * needed - _LIMIT_BYTES
-    for _, size, other in sorted(found):
-        if excess <= 0:
-            return
+    for other in surplus({other: size for _, size, other in sorted(found)}, _LIMIT_BYTES - 2 * needed):
         shutil.rmtree(other, ignore_errors=True)
-        excess -= size
 
 
 def _to_disk(path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import resource
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 
+import psutil
 import torch
 
 from harness.config import Precision
 from harness.errors import DeviceError
 
-__all__ = ["autocast", "free_memory", "out_of_memory", "resolve_device"]
+__all__ = ["autocast", "free_memory", "most_memory", "out_of_memory", "resolve_device"]
 
 
 def resolve_device(name: str, precision: Precision) -> torch.device:
@@ -54,3 +57,17 @@ def out_of_memory(error: BaseException) -> bool:
 def free_memory(device: torch.device) -> int | None:
     """Return the free bytes of a device's own memory; None for a CPU, which has none."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def most_memory() -> int:
+    """Return the bytes that this process may have: the machine's, or what a container, a job or a limit leaves it."""
+    limits: list[int] = [psutil.virtual_memory().total]
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft)
+    with suppress(OSError):
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().rpartition("::/")[2].strip()
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):  # no file, or no number: no limit
+                limits.append(int((folder / "memory.max").read_text()))
+    return min(limits)

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from harness.engine import cut, forms, layers
 from harness.engine.batches import BatchSize, Split
 from harness.engine.device import autocast
 from harness.measure.clock import now, synchronize
-from harness.paths import sizes
+from harness.paths import sizes, surplus
 
 __all__ = ["FeatureCache", "Features", "source"]
 
@@ -37,6 +36,7 @@ _CODE = [str(module.__file__) for module in (augment, cut, forms, layers)]
 Rows = tuple[Tensor, ...]
 
 
+@dataclass
 class Features:
     """Computes what a network's frozen layers make of images.
 
@@ -51,23 +51,18 @@ class Features:
         note: told what the user should know.
     """
 
-    def __init__(
-        self,
-        trunk: Callable[[Tensor], Rows],
-        augment: Augment,
-        device: torch.device,
-        precision: Precision,
-        batch_size: BatchSize,
-        cache: FeatureCache | None,
-        key: str,
-        note: Callable[[str], None],
-    ) -> None:
-        self._trunk, self._augment, self._device, self._precision = trunk, augment, device, precision
-        self._batch_size, self._cache, self._key, self._note = batch_size, cache, key, note
-        self._trusted = False
-        self.computed = 0
-        self.taken = 0
-        self.taken_seconds = 0.0
+    trunk: Callable[[Tensor], Rows]
+    augment: Augment
+    device: torch.device
+    precision: Precision
+    batch_size: BatchSize
+    cache: FeatureCache | None
+    key: str
+    note: Callable[[str], None]
+    computed: int = 0
+    taken: int = 0
+    taken_seconds: float = 0.0
+    _trusted: bool | None = None
 
     def rows(
         self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None] = lambda _done: None
@@ -83,7 +78,11 @@ class Features:
         made: list[Tensor] = []
         for begin in range(0, len(items), _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            chunk = self._chunk(split, items[part], draws[part] if draws else None, partial(_later, watch, begin))
+
+            def tell(done: int, before: int = begin) -> None:
+                watch(before + done)
+
+            chunk = self._chunk(split, items[part], draws[part] if draws else None, tell)
             if not made:
                 made = [feature.new_empty((len(items), *feature.shape[1:])) for feature in chunk]
             for whole, feature in zip(made, chunk, strict=True):
@@ -91,58 +90,57 @@ class Features:
         return tuple(made)
 
     def _chunk(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
-        if self._cache is None or not split.hashes:
+        if self.cache is None or not split.hashes:
             self.computed += len(items)
             return self._compute(split, items, draws, watch)
-        key, size = self._name(split, items, draws), self._batch_size.size
-        found = self._cache.get(key)
+        key, size = self._name(split, items, draws), self.batch_size.size
+        found = None if self._trusted is False else self.cache.get(key)
         if found is not None and self._trust(found[0], split, items, draws):
             self.taken += len(items)
             self.taken_seconds += found[1]
             watch(len(items))
-            return tuple(feature.to(self._device) for feature in found[0])
+            return tuple(feature.to(self.device) for feature in found[0])
         begin = now()
         rows = self._compute(split, items, draws, watch)
-        synchronize(self._device)
+        synchronize(self.device)
         self.computed += len(items)
-        if self._batch_size.size == size:  # other batches may be rounded otherwise
-            self._cache.put(key, rows, now() - begin)
+        if self.batch_size.size == size:  # other batches may be rounded otherwise
+            self.cache.put(key, rows, now() - begin)
         return rows
 
     def _compute(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
         def compute(part: slice) -> Rows:
-            images, _ = split.batch(items[part], self._device)
-            crops = self._augment.crop(images, draws[part] if draws else None)
-            with autocast(self._device, self._precision):
-                return self._trunk(crops)
+            images, _ = split.batch(items[part], self.device)
+            crops = self.augment.crop(images, draws[part] if draws else None)
+            with autocast(self.device, self.precision):
+                return self.trunk(crops)
 
         batches = []
         with torch.no_grad():
-            for done, rows in self._batch_size.over(len(items), compute):
+            for done, rows in self.batch_size.over(len(items), compute):
                 batches.append(rows)
                 watch(done)
         return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
     def _trust(self, rows: Rows, split: Split, items: Tensor, draws: Draws | None) -> bool:
-        """Compare the first features that are taken with what the layers give: a plugin's code has no hash."""
-        if not self._trusted and self._cache is not None:
-            n = self._batch_size.size
+        """Compare the first features that are taken with what the layers give: not all code of a plugin is hashed."""
+        if self._trusted is None:
+            n = self.batch_size.size
             again = self._compute(split, items[:n], draws[slice(0, n)] if draws else None, lambda _done: None)
             self._trusted = all(torch.equal(a.cpu(), b[:n]) for a, b in zip(again, rows, strict=True))
             if not self._trusted:
-                self._note("features that another run kept are not those of this network, and are not used")
-                self._cache.distrust()
+                self.note("features that another run kept are not those of this network, and are computed again")
         return self._trusted
 
     def _name(self, split: Split, items: Tensor, draws: Draws | None) -> str:
-        found = hashlib.sha256(self._key.encode())
+        found = hashlib.sha256(self.key.encode())
         for item in items.tolist():
             found.update(split.hashes[item].encode())
         for values in (draws.boxes, draws.flips) if draws else ():
             found.update(b"-" if values is None else values.numpy().tobytes())
-        augment = self._augment
+        augment = self.augment
         how = augment.transform.evaluate if draws is None else "as drawn"
-        found.update(repr((how, augment.size, augment.mean, augment.std, self._batch_size.size)).encode())
+        found.update(repr((how, augment.size, augment.mean, augment.std, self.batch_size.size)).encode())
         return found.hexdigest()
 
 
@@ -156,10 +154,6 @@ def source(module: nn.Module) -> str:
     for path in map(Path, sorted(files)):
         found.update(path.read_bytes() if path.is_file() else b"-")
     return found.hexdigest()
-
-
-def _later(watch: Callable[[int], None], before: int, done: int) -> None:
-    watch(before + done)
 
 
 @dataclass
@@ -209,21 +203,12 @@ class FeatureCache:
             self._usable = False
             self.note(f"features cannot be kept in {self.folder} ({error}); other runs compute them again")
 
-    def distrust(self) -> None:
-        """Use nothing of it any more."""
-        self._usable = False
-
     def _path(self, key: str) -> Path:
         return self.folder / f"{hashlib.sha256(f'{self.identity} {key}'.encode()).hexdigest()}.safetensors"
 
     def _make_room(self, needed: int) -> None:
-        found = sizes(self.folder)
-        excess = sum(found.values()) + needed - _LIMIT_BYTES
-        for path, size in found.items():
-            if excess <= 0:
-                return
+        for path in surplus(sizes(self.folder), _LIMIT_BYTES - needed):
             path.unlink(missing_ok=True)
-            excess -= size
 
 
 def _crc32(rows: Rows) -> int:

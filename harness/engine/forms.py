@@ -14,13 +14,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from harness.config import Precision
 from harness.data.augment import Normalize
-from harness.engine.cut import Tracer, part
-from harness.engine.device import autocast
+from harness.engine.cut import Tracer, close, part
+from harness.engine.device import autocast, out_of_memory
 from harness.engine.layers import Convolution, Levels, MaxPool
 
 __all__ = ["InferenceForms", "keep_in_bf16"]
 
-_APART = 1e-3  # of the largest output; fused networks are apart by about 1e-6
 _RELUS = (F.relu, torch.relu)
 
 
@@ -36,6 +35,7 @@ class InferenceForms:
     def __init__(self, precision: Precision, normalize: Normalize) -> None:
         self._precision, self._normalize = precision, normalize
         self.fused: bool | None = None
+        self.because: str | None = None  # it is not
 
     def make(self, module: nn.Module, images: Tensor) -> nn.Module:
         """Return a form of the network, which is put into eval mode; ``images`` are some of those it will get.
@@ -44,23 +44,27 @@ class InferenceForms:
         """
         module.eval()
         if self.fused is None:
-            self.fused = self._is_borne_out(module, images)
+            self.because = self._refute(module, images)
+            self.fused = self.because is None
         if self.fused:
             return _fuse(module, self._normalize, images, self._precision)
         return nn.Sequential(self._normalize, module)
 
-    def _is_borne_out(self, module: nn.Module, images: Tensor) -> bool:
+    def _refute(self, module: nn.Module, images: Tensor) -> str | None:
+        """Try the form out; return why it cannot be used, if so."""
         try:
             with torch.inference_mode():
                 fused = _fuse(module, self._normalize, images, "fp32")
-                if not _same(module(self._normalize(images)), fused(images)):
-                    return False
+                if not close(module(self._normalize(images)), fused(images)):
+                    return "its graph computes something else than the network"
                 if self._precision == "bf16":  # which oneDNN does not have on every CPU
                     with autocast(images.device, "bf16"):
                         _fuse(module, self._normalize, images, "bf16")(images)
-            return True
-        except Exception:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
-            return False
+            return None
+        except Exception as error:  # reading the graph runs a plugin's code on stand-ins: anything can come of it
+            if out_of_memory(error):
+                raise
+            return f"its graph cannot be read or computed ({type(error).__name__}: {error})"
 
 
 def keep_in_bf16(traced: fx.GraphModule, but: Callable[[nn.Module], bool] = lambda _layer: False) -> None:
@@ -133,7 +137,7 @@ def _take_grey(traced: fx.GraphModule, normalize: Normalize, images: Tensor) -> 
         ends = torch.tensor([0, 255], dtype=torch.uint8, device=images.device)[:, None, None, None]
         low, high = channels(normalize(ends.expand(2, *images.shape[1:])))
         low, slope = low[:, :1, :1].double(), (high - low)[:, :1, :1].double() / 255
-        if not _same(low + slope * images, channels(normalize(images)).double()):
+        if not close(low + slope * images, channels(normalize(images)).double()):
             return False
         weight = convolution.weight.double()
         both = [(weight * of_one).sum(1) for of_one in (slope, low + 128 * slope)]
@@ -168,16 +172,7 @@ def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 def _is_not_negative(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Tell whether what a step gives is known to have no negative numbers."""
-    layer = _layer(traced, node)
-    if _is_relu(traced, node):
-        return True
-    joins = isinstance(layer, nn.MaxPool2d | MaxPool) or (node.op == "call_function" and node.target is torch.cat)
-    return joins and all(_is_not_negative(traced, one) for one in node.all_input_nodes)
-
-
-def _same(expected: object, found: object) -> bool:
-    if isinstance(expected, Tensor) and isinstance(found, Tensor) and expected.shape == found.shape:
-        return torch.allclose(found, expected, rtol=0, atol=_APART * float(expected.abs().max()))
-    if isinstance(expected, tuple) and isinstance(found, tuple) and len(expected) == len(found):
-        return all(map(_same, expected, found))
-    return False
+    pools = isinstance(_layer(traced, node), nn.MaxPool2d | MaxPool)
+    joins = node.op == "call_function" and node.target is torch.cat
+    of_such = (pools or joins) and all(_is_not_negative(traced, one) for one in node.all_input_nodes)
+    return of_such or _is_relu(traced, node)

@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from harness.data.augment import Augment, Draws
 from harness.engine.batches import BatchSize, Split
 from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, optimizer_tensors, restore_optimizer
 from harness.engine.cut import CutError, cut
-from harness.engine.device import autocast, free_memory, out_of_memory
+from harness.engine.device import autocast, free_memory, most_memory, out_of_memory
 from harness.engine.features import FeatureCache, Features, Rows, source
 from harness.engine.forms import InferenceForms, keep_in_bf16
 from harness.engine.model import is_trained, prepare, set_train_mode
@@ -92,6 +91,11 @@ class _Work:
     frozen: _Frozen | None = None
     best: State | None = None
     saved: Saved | None = None
+
+    @property
+    def taken(self) -> int:
+        """How many features came from earlier runs."""
+        return self.frozen.features.taken if self.frozen else 0
 
 
 @dataclass
@@ -189,9 +193,10 @@ class Trainer:
             start = self._copy() if wanted == "last" else None
             self.load(work.best)
         validated = Prediction("val", self._predict("val", work))
-        testing = now()
+        taken, testing = work.taken, now()
         predictions = (validated, Prediction("test", self._predict("test", work)))
-        way["test_images_per_second"] = len(self.splits["test"].labels) / (now() - testing)
+        if work.taken == taken:  # features of another run say nothing about speed
+            way["test_images_per_second"] = len(self.splits["test"].labels) / (now() - testing)
         self.emit(
             StageResult(
                 stage=stage.name,
@@ -206,14 +211,20 @@ class Trainer:
         )
         return start if wanted != stage.checkpoint else None
 
-    def _pause(self, work: _Work) -> None:
-        """Between two batches: write a checkpoint if it is time to, and stop if somebody wants that."""
+    def _pause(self, work: _Work) -> float:
+        """Between two batches: write a checkpoint if it is time to, and stop if somebody wants that.
+
+        Returns:
+            The seconds that it took, which are not of training.
+        """
+        begin = now()
         stop = self.checkpoints.stopping()
         if stop or self.checkpoints.due():
             tensors, plain = self._state(work)
             self.checkpoints.save(work.position, plain, tensors)
         if stop:
             raise Stopped
+        return now() - begin
 
     def _state(self, work: _Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
         optimizer, plain = optimizer_tensors(work.optimizer)
@@ -276,7 +287,7 @@ class Trainer:
         with torch.no_grad():
             of_one = sum(feature[0].nbytes for feature in parts.features(inputs))
         needed = of_one * sum(len(split.labels) for split in self.splits.values())
-        if needed > (free_memory(self.device) or psutil.virtual_memory().total) / 8:
+        if needed > (free_memory(self.device) or most_memory()) / 8:
             raise CutError(f"the features of all images take {needed / 2**30:.1f} GiB")
         forms = self._new_forms()
         trunk = forms.make(parts.trunk, images)
@@ -293,6 +304,8 @@ class Trainer:
         """Say how the stage was computed, for the record."""
         forms = work.frozen.forms if work.frozen else self._forms
         found = self.circumstances | {"batch_size": self._batch_size.size, "fused": forms.fused}
+        if forms.because is not None:
+            found["not_fused_because"] = forms.because
         if work.frozen is not None:
             features = work.frozen.features
             found |= {
@@ -310,20 +323,21 @@ class Trainer:
         def watch(done: int) -> None:
             self.emit(Progress(phase, done, n))
 
-        def inputs(part: slice) -> Rows:
+        def crops(part: slice) -> Tensor:
             batch, _ = images.batch(torch.arange(n)[part], self.device)
-            return (self.augment.crop(batch, None),)
+            return self.augment.crop(batch, None)
 
         if work.frozen is not None:
             if split not in work.frozen.evaluated:
                 work.frozen.evaluated[split] = work.frozen.features.rows(images, torch.arange(n), None, watch)
             made = work.frozen.evaluated[split]
-            network: nn.Module = work.frozen.tail
+        network = work.frozen.tail if work.frozen else self._forms.make(self.module, crops(slice(0, _SAMPLE)))
 
-            def inputs(part: slice) -> Rows:
-                return tuple(feature[part].clone() for feature in made)  # a layer may compute in place
-        else:
-            network = self._forms.make(self.module, inputs(slice(0, _SAMPLE))[0])
+        def inputs(part: slice) -> Rows:
+            if work.frozen is None:
+                return (crops(part),)
+            return tuple(feature[part].clone() for feature in made)  # a layer may compute in place
+
         self.module.eval()
         rows = []
         with torch.inference_mode():
@@ -365,11 +379,12 @@ class Trainer:
         n = len(shown.order)
 
         def watch(done: int) -> None:  # while features are computed, which is most of such an epoch
+            nonlocal begin
             speed = done / (now() - begin)
             self.emit(
                 Progress(stage.name, (epoch - 1) * n + done, stage.epochs * n, epoch=epoch, images_per_second=speed)
             )
-            self._pause(work)
+            begin += self._pause(work)
 
         network = self.module if work.frozen is None else work.frozen.tail
         # Dropout and gradient-time draws of the network come from torch's own generators. Nothing draws in between, and
@@ -411,9 +426,7 @@ class Trainer:
                     images_per_second=done / position.seconds,
                 )
             )
-            paused = now()
-            self._pause(work)
-            begin += now() - paused  # writing a checkpoint is not training
+            begin += self._pause(work)
         synchronize(self.device)
         if not math.isfinite(position.loss_sum):
             raise _diverged(stage.name, f"the loss of epoch {epoch} is {position.loss_sum}")

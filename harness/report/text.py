@@ -82,6 +82,8 @@ def execution(how: Mapping[str, Any]) -> str:
     else:
         said = f"Every step computed the whole network, because {how['because']}"
     fused = ", BatchNorm inside the convolutions before it" if how["fused"] else ""
+    if "not_fused_because" in how:
+        fused = f", not in a fast form, because {how['not_fused_because']}"
     images = f"{bytes_(how['images_bytes'])} of images in {how['images']}"
     return f"{said}. Evaluated in batches of {how['batch_size']}{fused}; {images}."
 

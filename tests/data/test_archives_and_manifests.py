@@ -207,6 +207,16 @@ def test_without_room_for_a_cache_images_are_held_in_memory_and_it_is_said(tmp_p
     assert "held in memory" in notes[0]
 
 
+def test_a_cache_that_is_cleared_while_it_is_filled_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add(write_zip(tmp_path / "x.zip", kaggle()))
+    monkeypatch.setattr("harness.data.decode._open", lambda _path, _shape: None)
+    images, notes = _decode(_load())
+    assert images.shape == (12, 24, 24, 1)
+    assert "cannot be read again); they are held in memory" in notes[-1]
+
+
 # --- imagefolder -----------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,8 @@ def test_another_run_takes_the_features_and_ends_the_same(tmp_path: Path) -> Non
     assert taken.execution["features_computed"] == 0
     assert taken.execution["features_taken"] == 3 * 32 + 16 + 8
     assert taken.execution["features_taken_seconds"] > 0
+    assert made.execution["test_images_per_second"] > 0
+    assert "test_images_per_second" not in taken.execution, "nothing was computed"
     assert made.weights_sha256 == taken.weights_sha256
     _, _, faster = _trained(_cache(tmp_path), stage=STAGE.model_copy(update={"lr": PAPER.stages[1].lr}))
     assert faster.execution["features_computed"] == 0, "another rate is another head on the same features"
@@ -133,11 +135,13 @@ def test_features_that_are_not_this_networks_are_not_trusted(tmp_path: Path) -> 
     _, _, made = _trained(_cache(tmp_path))
     paths = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     paths[0].write_bytes(paths[1].read_bytes())
-    notes: list[str] = []
-    _, _, again = _trained(_cache(tmp_path, notes))
+    _, events, again = _trained(_cache(tmp_path))
     assert again.execution["features_taken"] == 0
     assert again.weights_sha256 == made.weights_sha256
-    assert notes == ["features that another run kept are not those of this network, and are not used"] or notes == []
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert notes == ["features that another run kept are not those of this network, and are computed again"]
+    _, _, taken = _trained(_cache(tmp_path))
+    assert taken.execution["features_computed"] == 0, "wrong files were replaced"
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:

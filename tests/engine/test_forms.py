@@ -153,6 +153,7 @@ def test_a_network_without_a_graph_is_not_fused_and_computes_the_same(precision:
     forms = InferenceForms(precision, NORMALIZE)
     made = forms.make(module, images)
     assert forms.fused is False
+    assert "symbolically traced variables cannot be used" in forms.because
     found = _compute(made, images, precision)
     torch.testing.assert_close(found, _compute(module, NORMALIZE(images), precision))
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
@@ -233,3 +234,13 @@ def test_a_form_that_computes_something_else_is_not_used(monkeypatch: pytest.Mon
     made = forms.make(module, images)
     assert forms.fused is False
     assert torch.equal(_compute(made, images, "fp32"), _compute(module, NORMALIZE(images), "fp32"))
+    assert forms.because == "its graph computes something else than the network"
+
+
+def test_want_of_memory_is_not_taken_for_a_graph_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fuse(*_arguments: object) -> nn.Module:
+        raise MemoryError
+
+    monkeypatch.setattr("harness.engine.forms._fuse", fuse)
+    with pytest.raises(MemoryError):
+        InferenceForms("fp32", NORMALIZE).make(_Network("relu"), _images(1, 64))

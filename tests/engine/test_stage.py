@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +12,11 @@ import torch
 from engine_parts import Wide, trainer_on_noise
 from harness.api import SGD, CyclicLR, Stage
 from harness.config import RunConfig, Task
+from harness.engine.checkpoint import Checkpoints
+from harness.engine.device import most_memory
 from harness.engine.run import execute
 from harness.errors import BrokenPluginError, DataError
-from harness.results import EpochResult, StageResult
+from harness.results import EpochResult, Progress, StageResult
 from harness_plugins.schedules.paper import PAPER
 
 FROZEN = PAPER.stages[0].model_copy(update={"epochs": 4, "batch_size": 8, "lr": CyclicLR(base=0.5, max=2.0)})
@@ -80,3 +86,33 @@ def test_stage_models_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         FROZEN.epochs = 3  # type: ignore[misc]
     assert isinstance(FROZEN, Stage)
+
+
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+def test_writing_checkpoints_is_not_counted_as_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_norm: str
+) -> None:
+    waited = 0.0
+    monkeypatch.setattr("harness.engine.stage.now", lambda: time.monotonic() + waited)
+    trainer, events, _ = trainer_on_noise()
+
+    class Slow(Checkpoints):
+        def save(self, *_arguments: object) -> None:
+            nonlocal waited
+            waited += 1000
+
+    trainer.checkpoints = Slow(tmp_path, every=0)
+    trainer.run_stage(PAPER.stages[0].model_copy(update={"epochs": 2, "batch_norm": batch_norm}), 0)
+    assert waited >= 2000
+    assert all(event.seconds < 1000 for event in events if isinstance(event, EpochResult | StageResult))
+    speeds = [event.images_per_second for event in events if isinstance(event, Progress) and event.images_per_second]
+    assert min(speeds) > 32 / 1000
+
+
+def test_memory_is_what_limits_leave_of_the_machines() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30)); "
+        "from harness.engine.device import most_memory; print(most_memory())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(told.stdout) == min(3 << 30, most_memory())
