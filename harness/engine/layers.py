@@ -64,7 +64,8 @@ class MaxPool(nn.Module):
         if images.dtype != torch.bfloat16:
             pooled: Tensor = self.layer(images)
             return pooled
-        layer, found = self.layer, images.abs().view(torch.int16)  # no sign: NaNs are highest
+        # Of NaNs alone this changes anything: without a sign they are highest. In place: nothing else sees a difference.
+        layer, found = self.layer, images.abs_().view(torch.int16)
         stride = layer.kernel_size if layer.stride is None else layer.stride
         for dim in (2, 3):
             kernel, step, padding = (
