@@ -75,7 +75,9 @@ def keep_in_bf16(traced: fx.GraphModule, but: Callable[[nn.Module], bool] = lamb
     for node in traced.graph.nodes:
         layer = _layer(traced, node)
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.dtype != torch.bfloat16 and not but(layer):
-            traced.set_submodule(str(node.target), copy.deepcopy(layer).to(torch.bfloat16))
+            # Parameters are converted instead of copied: of a large layer there is no room for one copy more.
+            converted = {id(value): nn.Parameter(value.detach().bfloat16(), False) for value in layer.parameters()}
+            traced.set_submodule(str(node.target), copy.deepcopy(layer, converted))
 
 
 def _fuse(module: nn.Module, normalize: Normalize, images: Tensor, precision: Precision) -> nn.Module:

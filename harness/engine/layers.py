@@ -64,7 +64,7 @@ class MaxPool(nn.Module):
         if images.dtype != torch.bfloat16:
             pooled: Tensor = self.layer(images)
             return pooled
-        # Of NaNs alone this changes anything: without a sign they are highest. In place: nothing else sees a difference.
+        # Without a sign NaNs are highest. It is taken in place, as it is nothing to whoever else reads the images.
         layer, found = self.layer, images.abs_().view(torch.int16)
         stride = layer.kernel_size if layer.stride is None else layer.stride
         for dim in (2, 3):

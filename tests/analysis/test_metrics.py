@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, mannwhitneyu
 from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
 
 from harness.analysis.metrics import accuracy, auc, classify, confusion, correct, cross_entropy, softmax, wilson
@@ -76,6 +77,20 @@ def test_wilson_gives_the_published_interval():
     assert low < wilson(545, 624)[0] < 545 / 624 < wilson(545, 624)[1] < high
     with pytest.raises(ValueError, match="n"):
         wilson(1, 0)
+
+
+def test_what_is_written_by_hand_is_scipys():
+    for n in (1, 2, 7, 624):
+        for right in {0, 1, n // 2, n - 1, n}:
+            for confidence in (0.9, 0.95):
+                theirs = binomtest(right, n).proportion_ci(confidence, method="wilson")
+                assert wilson(right, n, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    draws = np.random.default_rng(0)
+    for levels in (2, 5, 1000):  # few levels make many ties
+        labels, scores = draws.integers(0, 2, 200), draws.integers(0, levels, 200) / levels
+        one, other = scores[labels == 1], scores[labels == 0]
+        expected = mannwhitneyu(one, other).statistic / (len(one) * len(other))
+        assert auc(labels, np.stack([1 - scores, scores], axis=1)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_importing_it_is_cheap():
