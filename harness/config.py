@@ -9,17 +9,22 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
 from harness import paths
 from harness.api import DatasetOptions, Options, Schedule
 from harness.errors import ConfigError, did_you_mean
+from harness.measure.rule import Rule
 from harness.results import EpochResult
 
 __all__ = [
+    "BenchConfig",
+    "BenchTask",
+    "Mode",
     "Override",
+    "Precision",
     "Recipe",
     "RunConfig",
     "Task",
@@ -31,6 +36,7 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16"]
+Mode = Literal["inference", "train"]
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -75,6 +81,37 @@ class Task:
     checkpoint_every: float = 60.0
     recorded: tuple[EpochResult, ...] = ()
     latency: bool = True
+    work: ClassVar[str] = "harness.engine.run"  # the module whose ``execute`` does it
+
+
+class BenchConfig(Options):
+    """What `harness bench` measures in one process. ``weights`` is a path where it is no word."""
+
+    backbone: str
+    weights: str = "random"
+    mode: Mode = "inference"
+    precision: Precision = "fp32"
+    batch_size: int = Field(1, ge=1, le=65_536)
+    device: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """The same for whatever can be compared with it."""
+        return f"{self.backbone} {self.mode} {self.precision} batch {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class BenchTask:
+    """A measurement as its process is given it.
+
+    Args:
+        config: what to measure.
+        rule: when sampling stops; None measures memory alone.
+    """
+
+    config: BenchConfig
+    rule: Rule | None
+    work: ClassVar[str] = "harness.engine.bench"
 
 
 class Override:

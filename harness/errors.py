@@ -8,6 +8,7 @@ HarnessError                 one clear message for a person; the command line pr
 ├── DataError                images or a data set that cannot be used
 ├── WeightsError             pretrained weights that cannot be had or do not fit
 ├── DeviceError              a device or precision that this machine does not offer
+├── MeasurementError         a measurement that cannot be taken
 ├── TrainingError            training that went wrong: a loss that is no number any more
 └── StoreError               a results database that cannot be read or written
     └── RunTakenOverError    a run that another process executes by now
@@ -24,6 +25,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "HarnessError",
+    "MeasurementError",
     "PluginError",
     "PluginNotFoundError",
     "RunTakenOverError",
@@ -79,6 +81,10 @@ class WeightsError(HarnessError):
 
 class DeviceError(HarnessError):
     """A device or a precision that this machine does not offer."""
+
+
+class MeasurementError(HarnessError):
+    """A measurement that cannot be taken, or compared."""
 
 
 class TrainingError(HarnessError):

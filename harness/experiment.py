@@ -29,7 +29,7 @@ from harness.data.files import file_sha256
 from harness.data.record import describe
 from harness.data.splits import load_splits
 from harness.errors import ConfigError, RunTakenOverError, Stopped, StoreError
-from harness.launch import Limits, run_in_child
+from harness.launch import Child, Limits, run_in_child
 from harness.paths import checkpoint_dir
 from harness.registry import Plugin
 from harness.results import (
@@ -96,12 +96,14 @@ class Execution:
         checkpoint_every: seconds between two checkpoints.
         latency: whether to measure the latency of inference at each run's end.
         stopping: tells whether somebody wants to stop.
+        started: a process for the first run, which has started already.
     """
 
     limits: Limits = field(default_factory=Limits)
     checkpoint_every: float = 60.0
     latency: bool = True
     stopping: Callable[[], bool] = lambda: False
+    started: list[Child] = field(default_factory=list)
 
 
 @dataclass
@@ -329,7 +331,8 @@ def _events(run: Run, execution: Execution) -> Generator[Event | None, None, Non
         recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
         latency=execution.latency,
     )
-    yield from run_in_child(task, execution.limits, execution.stopping)
+    child = execution.started.pop() if execution.started else None
+    yield from run_in_child(task, execution.limits, execution.stopping, child)
 
 
 def _beat(store: Store, run_id: int) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Experiment",
     "Failure",
     "Measurement",
+    "MeasurementSet",
     "Member",
     "Note",
     "PlannedRun",
@@ -31,6 +32,7 @@ __all__ = [
     "RunSetup",
     "RunStatus",
     "Selection",
+    "SetStatus",
     "SplitRecord",
     "StageRecord",
     "StageResult",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 RunStatus = Literal["planned", "running", "completed", "failed", "interrupted", "lost"]
+SetStatus = Literal["completed", "out of memory", "failed"]
 Json = Mapping[str, Any]
 
 
@@ -164,7 +167,10 @@ class Measurement:
     """Raw samples of one quantity, with their unit. ``stage`` is None for what belongs to the whole model.
 
     Names in use: ``latency`` (seconds a batch, with ``batch_size``), ``rss_peak``, ``cuda_allocated_peak``,
-    ``cuda_reserved_peak`` (bytes).
+    ``cuda_reserved_peak``, ``cuda_used``, ``parameters``, ``buffers`` (bytes), ``energy`` (joules an image), ``flops``,
+    ``moved_bytes``, ``kernels`` (of a call), and those of :mod:`harness.measure.roofs`.
+
+    ``details`` says how the samples were taken; where there are none, ``details["absent"]`` says why.
     """
 
     name: str
@@ -173,6 +179,7 @@ class Measurement:
     device: str
     batch_size: int | None = None
     stage: str | None = None
+    details: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -331,6 +338,35 @@ class Run:
     def stage(self, name: str) -> StageRecord | None:
         """Return the stage of that name, or None where the run has none (yet)."""
         return next((stage for stage in self.stages if stage.name == name), None)
+
+
+@dataclass(frozen=True)
+class MeasurementSet:
+    """What was measured of one thing in one process, without a run: a backbone, a machine, somebody's benchmark.
+
+    ``suite`` says who measured (``bench``, ``roofs``, ``pytest-benchmark``), ``name`` what, the same in every set that
+    can be compared with it; sets of one command share a ``label``. ``commit`` is of the repository that was measured.
+    ``message`` says what went wrong where ``status`` is another than ``completed``. ``uid`` is unique across databases.
+    """
+
+    label: str
+    suite: str
+    name: str
+    config: Json
+    environment: Environment | None = None
+    measurements: tuple[Measurement, ...] = ()
+    plugins: tuple[PluginRecord, ...] = ()
+    weights: WeightsRecord | None = None
+    status: SetStatus = "completed"
+    message: str = ""
+    commit: str | None = None
+    created_at: datetime | None = None
+    uid: str = ""
+    id: int | None = None
+
+    def measurement(self, name: str) -> Measurement | None:
+        """Return the measurement of that name, or None where there is none."""
+        return next((one for one in self.measurements if one.name == name), None)
 
 
 @dataclass(frozen=True)

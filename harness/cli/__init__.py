@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from harness.cli import cache, data, db, runs
+from harness.cli.bench import bench
+from harness.cli.compare import compare
 from harness.cli.doctor import doctor
 from harness.cli.plugins import plugins
 from harness.cli.report import report
@@ -30,6 +32,8 @@ app = typer.Typer(
 app.command()(run)
 app.command()(resume)
 app.command("verify-resume", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(verify_resume)
+app.command()(bench)
+app.command()(compare)
 app.command()(report)
 app.add_typer(runs.app, name="runs")
 app.command()(plugins)

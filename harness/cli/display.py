@@ -1,16 +1,19 @@
-"""How a run is shown while it goes on: a bar in a terminal, a line an epoch elsewhere."""
+"""How a run, or a measurement, is shown while it goes on: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from harness import results
 from harness.cli.output import escape
+from harness.config import BenchConfig
 
-__all__ = ["RunDisplay"]
+__all__ = ["BenchDisplay", "RunDisplay"]
 
 
 class RunDisplay:
@@ -98,6 +101,61 @@ class RunDisplay:
             visible=True,
             figures=f"{loss}{event.images_per_second:.0f} images/s",
         )
+
+    def _print(self, markup: str) -> None:
+        self._console.print(markup, soft_wrap=True)
+
+
+class BenchDisplay:
+    """Shows one measurement after another. A context manager."""
+
+    def __init__(self, console: Console, configs: Sequence[BenchConfig]) -> None:
+        self._console = console
+        self._names = [config.name for config in configs]
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._all = self._bars.add_task("", total=len(configs))
+
+    def __enter__(self) -> BenchDisplay:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def show(self, index: int, event: results.Event | None) -> None:
+        """Show one event of the measurement at ``index``; None announces it."""
+        name = escape(self._names[index])
+        match event:
+            case None:
+                self._bars.update(self._all, completed=index, description=name)
+            case results.Progress():
+                self._bars.update(self._all, description=f"{name}: {escape(event.phase)}")
+            case results.Note():
+                self._print(f"  {escape(event.text)}")
+            case results.Failure() if event.traceback:
+                self._print(escape(event.traceback.rstrip()))
+            case _:
+                pass
+
+    def done(self, record: results.MeasurementSet) -> None:
+        """Show what was measured."""
+        latency = record.measurement("latency")
+        if record.status != "completed" or latency is None:
+            self._print(f"{escape(record.name)}: [bold red]{record.status}:[/] {escape(record.message)}")
+            return
+        median = float(np.median(latency.samples))
+        speed = (latency.batch_size or 1) / median
+        self._print(f"{escape(record.name)}: {1e3 * median:.4g} ms, {speed:.4g} images/s")
+        for flag in latency.details["flags"]:
+            self._print(f"  [yellow]spoilt:[/] {escape(flag)}")
 
     def _print(self, markup: str) -> None:
         self._console.print(markup, soft_wrap=True)

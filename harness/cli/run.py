@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -70,28 +71,32 @@ def run(
 
       harness run --plugins efficientnet_lite0 --data imagefolder:./photos --stages frozen
     """
-    from harness.experiment import Request, make_plan, plan_sweep
-    from harness.store import open_store
+    from harness.config import Task
+    from harness.launch import Child
 
-    plan = make_plan(
-        Request(
-            plugins=_names(plugins),
-            data=data,
-            weights=weights or (),
-            settings=settings or (),
-            recipe=recipe,
-            stages=_names(stages) if stages is not None else None,
-            limit_train=limit_train,
-            seed=seed,
-            device=device,
-            precision=precision,
-            deterministic=deterministic,
-            experiment=experiment,
+    with closing(Child(Task.work)) as child:  # it loads torch while this process plans
+        from harness.experiment import Request, make_plan, plan_sweep
+        from harness.store import open_store
+
+        plan = make_plan(
+            Request(
+                plugins=_names(plugins),
+                data=data,
+                weights=weights or (),
+                settings=settings or (),
+                recipe=recipe,
+                stages=_names(stages) if stages is not None else None,
+                limit_train=limit_train,
+                seed=seed,
+                device=device,
+                precision=precision,
+                deterministic=deterministic,
+                experiment=experiment,
+            )
         )
-    )
-    with open_store(db, say=say) as store:
-        sweep = plan_sweep(plan, store, command(), repeat=repeat)
-        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, as_json)
+        with open_store(db, say=say) as store:
+            sweep = plan_sweep(plan, store, command(), repeat=repeat)
+            execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, as_json, child)
 
 
 def _names(text: str) -> list[str]:

@@ -18,10 +18,11 @@ from harness.cli.output import err, escape, no_control, out, print_json
 from harness.errors import HarnessError, StoreError
 
 if TYPE_CHECKING:
+    from harness.launch import Child
     from harness.results import Sweep
     from harness.store import Store
 
-__all__ = ["command", "execute"]
+__all__ = ["command", "execute", "stop_when_told"]
 
 
 def execute(
@@ -33,6 +34,7 @@ def execute(
     checkpoint_every: float,
     latency: bool,
     as_json: bool,
+    started: Child | None = None,
 ) -> None:
     """Execute a sweep, show it, and end with the exit code that it deserves."""
     from harness.cli.display import RunDisplay
@@ -46,8 +48,9 @@ def execute(
     shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
     named = f" --experiment {shlex.quote(name)}"
     memory = int(memory_limit * 2**30) if memory_limit else None
-    with _stop_when_told(f"harness resume{shown}{named}") as stopping:
-        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping)
+    with stop_when_told(f"harness resume{shown}{named}", "at the next checkpoint") as stopping:
+        children = [started] if started else []
+        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping, children)
         with RunDisplay(err, len(sweep.run_ids)) as display:
             outcome = run_sweep(sweep, store, execution, display.show)
     runs = store.runs(Selection(ids=outcome.run_ids), epochs=as_json)
@@ -105,7 +108,7 @@ def command() -> str:
 
 
 @contextmanager
-def _stop_when_told(resume: str) -> Iterator[Callable[[], bool]]:
+def stop_when_told(go_on: str, when: str) -> Iterator[Callable[[], bool]]:
     """Yield whether somebody wants to stop: by an interrupt, a closed terminal, or a job that is cancelled.
 
     The first time the run in progress writes a checkpoint and all is recorded; the second time this process leaves at
@@ -123,11 +126,11 @@ def _stop_when_told(resume: str) -> Iterator[Callable[[], bool]]:
                     continue
                 if told.is_set():
                     os.write(
-                        2, f"\nLeft at once; what was recorded is kept. Go on with: {no_control(resume)}\n".encode()
+                        2, f"\nLeft at once; what was recorded is kept. Go on with: {no_control(go_on)}\n".encode()
                     )
                     os._exit(130)
                 told.set()
-                os.write(2, b"\nStopping at the next checkpoint; once more to leave at once.\n")
+                os.write(2, f"\nStopping {when}; once more to leave at once.\n".encode())
 
     every = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     heeded = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]

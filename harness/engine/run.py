@@ -17,21 +17,24 @@ from harness.data.augment import Augment
 from harness.data.decode import decode
 from harness.data.splits import load_splits
 from harness.engine.batches import Split, move
+from harness.engine.bench import inference
 from harness.engine.checkpoint import Checkpoints, Saved
 from harness.engine.device import resolve_device
 from harness.engine.features import FeatureCache
 from harness.engine.model import build
-from harness.engine.stage import Trainer, forward
+from harness.engine.stage import Trainer
 from harness.errors import DataError
 from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
-from harness.measure.memory import peak_memory, reset_peaks
+from harness.measure.memory import peaks, reset_peaks
+from harness.measure.rule import Rule
 from harness.paths import Kept, kept_dir
-from harness.results import EpochResult, Event, Note, Progress, RunSetup
+from harness.results import EpochResult, Event, Measurement, Note, Progress, RunSetup
 
 __all__ = ["execute"]
 
 LATENCY_BATCH_SIZES = (1, 32)
+LATENCY = Rule(longest=3.0, warm_up=1.0)
 
 
 def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bool] = lambda: False) -> None:
@@ -121,23 +124,15 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
             start, saved = trainer.run_stage(stage, index, following, saved, recorded), None
         else:
             start = trainer.run_stage(stage, index, following)
-        for measurement in peak_memory(device, environment.device_name, stage.name):
-            emit(measurement)
+        for name, peak in peaks(device).items():
+            emit(Measurement(name, "B", np.array([peak], np.float64), environment.device_name, stage=stage.name))
 
     if not task.latency:
         return
-    module.eval()
     for number, batch_size in enumerate(LATENCY_BATCH_SIZES):
         emit(Progress("latency", number, len(LATENCY_BATCH_SIZES)))
-        emit(
-            measure_latency(
-                lambda images: forward(module, (images,), backbone, len(splits.classes), config.precision),
-                batch_size,
-                backbone.input_size,
-                device,
-                environment.device_name,
-            )
-        )
+        call = inference(module, backbone, len(splits.classes), batch_size, device, config.precision)
+        emit(measure_latency(call, batch_size, device, environment.device_name, LATENCY))
 
 
 def _saved(checkpoints: Checkpoints, recorded: Sequence[EpochResult], stages: Sequence[Stage]) -> Saved | None:

@@ -10,6 +10,7 @@ parent has dealt with it: so a checkpoint never knows of more than the database.
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import signal
 import sys
@@ -18,17 +19,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from harness.config import Task
+from harness.config import BenchTask, Task
 from harness.errors import BrokenPluginError, ConfigError, HarnessError, Stopped
 from harness.results import Event, Failure, Note, Progress, StageStarted
 
-__all__ = ["Limits", "run_in_child"]
+__all__ = ["OUT_OF_MEMORY", "Child", "Limits", "run_in_child"]
+
+OUT_OF_MEMORY = "MemoryError"  # the kind of a failure for want of memory, on the host or the device
 
 # Read by glibc when a process starts: huge pages, no mmap for large blocks, nothing given back in between.
 _ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
@@ -51,41 +54,64 @@ class Limits:
     memory: int | None = None
 
 
+class Child:
+    """A process that has started, and imports what runs need while it waits for the one run that it executes.
+
+    Args:
+        work: the module of the run's kind, as a task names it.
+    """
+
+    def __init__(self, work: str) -> None:
+        context = get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self._folder = tempfile.TemporaryDirectory(prefix="harness-")
+        self.faults = Path(self._folder.name) / "traceback"
+        self.process = context.Process(target=_child, args=(work, there, self.faults), daemon=True)
+        with _environment("GLIBC_TUNABLES", _ALLOCATOR):
+            self.process.start()
+        there.close()
+
+    def close(self) -> None:
+        """Kill the process, if it is there."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+        self._folder.cleanup()
+
+
 def run_in_child(
-    task: Task, limits: Limits, stopping: Callable[[], bool] = lambda: False
+    task: Task | BenchTask, limits: Limits, stopping: Callable[[], bool] = lambda: False, child: Child | None = None
 ) -> Generator[Event | None, None, None]:
-    """Execute a run in a fresh process, and yield its events; None where there is none yet.
+    """Execute a run in a process of its own, and yield its events; None where there is none yet.
 
     Whatever ends the process early is the last event, a Failure. Closing the iterator kills the process.
+
+    Args:
+        task: the run.
+        limits: what it may take.
+        stopping: tells whether somebody wants it to stop.
+        child: a process that has started already.
 
     Raises:
         Stopped: ``stopping`` said so, and the run did.
     """
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
-        faults = Path(folder) / "traceback"
-        process = context.Process(target=_child, args=(task, limits, there, faults))
-        killed_before = _out_of_memory_kills()
-        with _environment("GLIBC_TUNABLES", _ALLOCATOR):
-            process.start()
-        there.close()
+    killed_before = _out_of_memory_kills()
+    with closing(child or Child(task.work)) as child:
+        process = child.process
         try:
-            yield from _events(here, limits, stopping)
+            _send(child.pipe, (task, limits))
+            yield from _events(child.pipe, limits, stopping)
         except EOFError:  # nothing more, though the run has not said that it ended
             process.join()
-            cause = _cause(process.exitcode or 0, limits, _out_of_memory_kills() > killed_before)
-            yield Failure("died", cause, _read(faults))
+            killed = process.exitcode == -signal.SIGKILL and _out_of_memory_kills() > killed_before
+            cause = _cause(process.exitcode or 0, limits, killed)
+            yield Failure(OUT_OF_MEMORY if killed else "died", cause, _read(child.faults))
         except TimeoutError:
             if process.pid is not None and hasattr(signal, "SIGUSR1"):
                 os.kill(process.pid, signal.SIGUSR1)  # the child writes down where it hangs
                 time.sleep(1)
             message = f"nothing was heard of the run for {limits.silence:.0f} seconds (--timeout), so it was ended"
-            yield Failure("hung", message, _read(faults))
-        finally:
-            here.close()
-            process.kill()
-            process.join()
+            yield Failure("hung", message, _read(child.faults))
 
 
 def _events(pipe: Connection, limits: Limits, stopping: Callable[[], bool]) -> Generator[Event | None, None, None]:
@@ -127,16 +153,16 @@ def _events(pipe: Connection, limits: Limits, stopping: Callable[[], bool]) -> G
         heard = time.monotonic()
 
 
-def _send(pipe: Connection, word: str) -> None:
+def _send(pipe: Connection, content: object) -> None:
     with suppress(OSError):  # the child is gone, as the next read will show
-        pipe.send(word)
+        pipe.send(content)
 
 
 def _cause(exitcode: int, limits: Limits, out_of_memory: bool) -> str:
     if exitcode >= 0:
         return f"the run's process exited with code {exitcode}, without a word"
     name = signal.Signals(-exitcode).name
-    if name == "SIGKILL" and out_of_memory:
+    if out_of_memory:
         return "the system ran out of memory and killed the run's process (SIGKILL); lower its batch size"
     if name == "SIGABRT" and limits.memory:
         return f"the run's process gave up (SIGABRT), perhaps at its --memory-limit of {limits.memory / 2**30:g} GiB"
@@ -215,7 +241,7 @@ def _to_parent() -> Iterator[None]:
         raise _ParentGoneError from error
 
 
-def _child(task: Task, limits: Limits, pipe: Connection, faults: Path) -> None:
+def _child(work: str, pipe: Connection, faults: Path) -> None:
     # These reach every process of the terminal or job; the parent decides what becomes of this one.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -225,14 +251,18 @@ def _child(task: Task, limits: Limits, pipe: Connection, faults: Path) -> None:
         faulthandler.enable(file)
         if hasattr(signal, "SIGUSR1"):
             faulthandler.register(signal.SIGUSR1, file)
-        if task.config.deterministic:
+        with suppress(Exception):  # which comes again when there is somebody to hear of it
+            importlib.import_module(work)
+        try:
+            task, limits = pipe.recv()
+        except EOFError:
+            return
+        if isinstance(task, Task) and task.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         line = _Line(pipe)
         try:
             _limit_memory(limits.memory)
-            from harness.engine.run import execute
-
-            execute(task, line.emit, line.stopping)
+            importlib.import_module(work).execute(task, line.emit, line.stopping)
             line.end(None)
         except Stopped as stopped:
             line.end(stopped)
@@ -247,9 +277,10 @@ def _child(task: Task, limits: Limits, pipe: Connection, faults: Path) -> None:
             line.end(Failure("SystemExit", said, traceback.format_exc()))
         except Exception as error:
             kind, said = type(error).__name__, str(error)
-            if isinstance(error, MemoryError) or "can't allocate memory" in said:  # the latter is torch's RuntimeError
+            # The latter two are torch's: of a GPU's memory, and of the host's.
+            if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in said:
                 given = f"the {limits.memory / 2**30:g} GiB of --memory-limit" if limits.memory else "this machine has"
-                kind, said = "MemoryError", f"the run needs more memory than {given} ({said})"
+                kind, said = OUT_OF_MEMORY, f"the run needs more memory than {given} ({said})"
             line.end(Failure(kind, said, traceback.format_exc()))
 
 

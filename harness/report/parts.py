@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.metrics import classify, correct, wilson
+from harness.analysis.samples import summarize
 from harness.report.text import count
 from harness.results import Measurement, Run, StageRecord
 
@@ -43,6 +44,7 @@ _MEMORY = {
     "rss_peak": "process (RSS)",
     "cuda_allocated_peak": "GPU allocated",
     "cuda_reserved_peak": "GPU reserved",
+    "cuda_used": "GPU, all told",
 }
 
 
@@ -258,26 +260,22 @@ class Latency:
 
 
 def _latency(batch_size: int, measurements: Sequence[Measurement]) -> Latency:
-    from scipy.stats import quantile_test
-
     samples = np.concatenate([measurement.samples for measurement in measurements])
-    # of order statistics, so it assumes no distribution
-    bounds = quantile_test(samples, p=0.5).confidence_interval(0.95)
-    least, median, p90, p95, p99, most = np.quantile(samples, (0, 0.5, 0.9, 0.95, 0.99, 1)).tolist()
+    found = summarize(samples)
     return Latency(
         batch_size,
-        len(samples),
+        found.n,
         measurements[-1].device,
         tuple(samples.tolist()),
-        least,
-        median,
-        _finite(float(bounds.low)),
-        _finite(float(bounds.high)),
-        p90,
-        p95,
-        p99,
-        most,
-        batch_size / median,
+        float(samples.min()),
+        found.median,
+        found.low,
+        found.high,
+        found.percentiles[90],
+        found.percentiles[95],
+        found.percentiles[99],
+        float(samples.max()),
+        batch_size / found.median,
     )
 
 

@@ -7,6 +7,7 @@ predictions         one row an image, run and stage: id, group, true label and l
 measurements        one row a sample
 attempts            one row a process that worked on a run
 ensembles           those of which every member is exported, and ``ensemble_members`` their voters
+measurement_sets    what was measured without a run, and ``set_measurements``, one row a sample; without a filter
 ==================  =====================================================================================
 
 Text that a spreadsheet would take for a formula, as it begins with one of ``= + - @``, a tab or a carriage return, has
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, TextIO
@@ -154,6 +156,35 @@ TABLES: Mapping[str, Mapping[str, Kind]] = {
         "auc": "number",
     },
     "ensemble_members": {"ensemble_id": "integer", "position": "integer", "run_id": "integer", "stage": "text"},
+    "measurement_sets": {
+        "id": "integer",
+        "uid": "text",
+        "label": "text",
+        "suite": "text",
+        "name": "text",
+        "config": "json",
+        "plugins": "json",
+        "weights": "json",
+        "device": "text",
+        "device_name": "text",
+        "python": "text",
+        "torch": "text",
+        "environment": "json",
+        "status": "text",
+        "message": "text",
+        "commit": "text",
+        "created_at": "time",
+    },
+    "set_measurements": {
+        "set_id": "integer",
+        "name": "text",
+        "unit": "text",
+        "batch_size": "integer",
+        "device": "text",
+        "details": "json",
+        "index": "integer",
+        "sample": "number",
+    },
 }
 
 _BATCH = 500  # runs
@@ -168,14 +199,21 @@ _ENVIRONMENTS = table_of(models.EnvironmentRow)
 _EPOCHS = table_of(models.EpochRow)
 _EXPERIMENTS = table_of(models.ExperimentRow)
 _MEASUREMENTS = table_of(models.MeasurementRow)
+_MEASUREMENT_SETS = table_of(models.MeasurementSetRow)
 _MEMBERS = table_of(models.EnsembleMemberRow)
 _PREDICTIONS = table_of(models.PredictionRow)
 _RUNS = table_of(models.RunRow)
 _SPLITS = table_of(models.SplitRow)
+_SET_MEASUREMENTS = table_of(models.SetMeasurementRow)
 _STAGES = table_of(models.StageRow)
 _SWEEPS = table_of(models.SweepRow)
 _SWEEP_RUNS = table_of(models.SweepRunRow)
 _TAGS = table_of(models.TagRow)
+
+_ENVIRONMENT = (
+    *(_ENVIRONMENTS.c[name] for name in ("device", "device_name", "python", "torch")),
+    _ENVIRONMENTS.c.details.label("environment"),
+)
 
 
 def export(
@@ -216,7 +254,8 @@ def export(
                     writers[table].write(rows)
                     counts[table] += len(rows)
                 progress(min(start + _BATCH, len(run_ids)), len(run_ids))
-            for table, rows in reader.ensembles(frozenset(run_ids)):
+            sets = () if where else reader.sets()
+            for table, rows in chain(reader.ensembles(frozenset(run_ids)), sets):
                 writers[table].write(rows)
                 counts[table] += len(rows)
     except BaseException as error:
@@ -265,26 +304,19 @@ class _Reader:
             yield "epochs", [{**row, **_named(stages, row)} for row in portion]
         yield from self._predictions(ids, stages)
         samples = select(_MEASUREMENTS).where(_MEASUREMENTS.c.run_id.in_(ids)).order_by(*_run_order(_MEASUREMENTS))
-        for portion in self._reader.portions(samples, _MEASUREMENTS.c.samples):
-            for row in portion:
-                values = unpack_doubles(row["samples"]).tolist()
-                for start in range(0, len(values), _ROWS):
-                    part = enumerate(values[start : start + _ROWS], start)
-                    yield "measurements", [{**row, "index": index, "sample": value} for index, value in part]
+        yield from self._samples("measurements", samples)
         attempts = select(_ATTEMPTS).where(_ATTEMPTS.c.run_id.in_(ids)).order_by(*_ATTEMPTS.primary_key)
         for portion in self._reader.portions(attempts):
             yield "attempts", portion
 
     def _runs(self, ids: Sequence[int]) -> list[Values]:
-        environment = ("device", "device_name", "python", "torch")
         query: Select[Any] = (
             select(
                 _RUNS,
                 _DATASETS.c.name.label("dataset"),
                 _DATASETS.c.fingerprint,
                 _DATASETS.c.synthetic,
-                *(_ENVIRONMENTS.c[name] for name in environment),
-                _ENVIRONMENTS.c.details.label("environment"),
+                *_ENVIRONMENT,
             )
             .join(_DATASETS, _DATASETS.c.id == _RUNS.c.dataset_id)
             .outerjoin(_ENVIRONMENTS, _ENVIRONMENTS.c.id == _RUNS.c.environment_id)
@@ -341,6 +373,22 @@ class _Reader:
         (row,) = self._reader.all(select(_SPLITS).where(_SPLITS.c.id == split_id))
         labels = unpack_labels(row["labels"]).tolist()
         return list(zip(unpack_strings(row["ids"]), unpack_strings(row["groups"]), labels, strict=True))
+
+    def sets(self) -> Iterator[tuple[str, list[Values]]]:
+        """Yield measurement sets, and their samples."""
+        both: Select[Any] = select(_MEASUREMENT_SETS, *_ENVIRONMENT).order_by(_MEASUREMENT_SETS.c.id)
+        with_environment = _ENVIRONMENTS.c.id == _MEASUREMENT_SETS.c.environment_id
+        for portion in self._reader.portions(both.outerjoin(_ENVIRONMENTS, with_environment)):
+            yield "measurement_sets", portion
+        yield from self._samples("set_measurements", select(_SET_MEASUREMENTS).order_by(*_SET_MEASUREMENTS.primary_key))
+
+    def _samples(self, name: str, query: Select[Any]) -> Iterator[tuple[str, list[Values]]]:
+        for portion in self._reader.portions(query, query.selected_columns.samples):
+            for row in portion:
+                values = unpack_doubles(row["samples"]).tolist()
+                for start in range(0, len(values), _ROWS):
+                    part = enumerate(values[start : start + _ROWS], start)
+                    yield name, [{**row, "index": index, "sample": value} for index, value in part]
 
     def ensembles(self, run_ids: frozenset[int]) -> Iterator[tuple[str, list[Values]]]:
         """Yield the ensembles of which every member is in ``run_ids``, and those members."""

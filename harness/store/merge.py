@@ -60,10 +60,12 @@ _ENVIRONMENTS = table_of(models.EnvironmentRow)
 _EPOCHS = table_of(models.EpochRow)
 _EXPERIMENTS = table_of(models.ExperimentRow)
 _MEASUREMENTS = table_of(models.MeasurementRow)
+_MEASUREMENT_SETS = table_of(models.MeasurementSetRow)
 _MEMBERS = table_of(models.EnsembleMemberRow)
 _PREDICTIONS = table_of(models.PredictionRow)
 _RUNS = table_of(models.RunRow)
 _SPLITS = table_of(models.SplitRow)
+_SET_MEASUREMENTS = table_of(models.SetMeasurementRow)
 _STAGES = table_of(models.StageRow)
 _SWEEPS = table_of(models.SweepRow)
 _SWEEP_RUNS = table_of(models.SweepRunRow)
@@ -79,6 +81,8 @@ class Merged:
     known_runs: int = 0
     new_ensembles: int = 0
     known_ensembles: int = 0
+    new_sets: int = 0
+    known_sets: int = 0
     left_out: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -236,11 +240,16 @@ def _copy(source: Store, target: Store, merged: Merged, progress: Progress, *, e
     running = Selection(status="running")
     before = source.run_ids(running)
     with snapshot(source.database) as reader:
-        counts = [reader.connection.scalar(select(func.count()).select_from(each)) for each in (_RUNS, _ENSEMBLES)]
+        copied = {
+            _RUNS: _Batch.copy_runs,
+            _ENSEMBLES: _Batch.copy_ensembles,
+            _MEASUREMENT_SETS: _Batch.copy_sets,
+        }
+        counts = [reader.connection.scalar(select(func.count()).select_from(table)) for table in copied]
         alive = frozenset() if exact else frozenset(before + source.run_ids(running))
         total, done = sum(count or 0 for count in counts), 0
         progress(done, total)
-        for table, copy in ((_RUNS, _Batch.copy_runs), (_ENSEMBLES, _Batch.copy_ensembles)):
+        for table, copy in copied.items():
             columns = [column for column in table.c if column.name not in ("labels", "scores")]
             query = rest = select(*columns).order_by(table.c.id).limit(_BATCH)
             while rows := reader.all(rest):
@@ -352,7 +361,7 @@ class _Batch:
         both = [*new, *further]
         refers = {
             "dataset_id": self._datasets({row["dataset_id"] for row in both}),
-            "environment_id": self._shared(_ENVIRONMENTS, "sha256", {row["environment_id"] for row in both} - {None}),
+            "environment_id": self._environments(both),
         }
         ids = {}
         if new:
@@ -417,6 +426,9 @@ class _Batch:
                 self._insert_missing(table, [column], [self._values(table, row, refers or {}) for row in portion])
             known = {row[0]: row[1] for row in self.writer.execute(found)}
         return {row_id: known[value] for row_id, value in keys.items()}
+
+    def _environments(self, rows: list[Values]) -> dict[int, int]:
+        return self._shared(_ENVIRONMENTS, "sha256", {row["environment_id"] for row in rows} - {None})
 
     def _sweeps(self, run_ids: list[int]) -> dict[int, int]:
         """Copy the sweeps of runs, and their experiments; an experiment began when the first of both did."""
@@ -511,6 +523,29 @@ class _Batch:
     def _runs_here(self, ids: Collection[int]) -> dict[int, int]:
         uids = {row["uid"]: row["id"] for row in self.reader.all(_uids().where(_RUNS.c.id.in_(ids)))}
         return {uids[uid]: run_id for run_id, uid in self.writer.execute(_uids().where(_RUNS.c.uid.in_(uids)))}
+
+    # --- measurement sets ------------------------------------------------------------------------------------------
+
+    def copy_sets(self, rows: list[Values]) -> None:
+        """Copy measurement sets with their measurements."""
+        uid = _MEASUREMENT_SETS.c.uid
+        known = set(self.writer.scalars(select(uid).where(uid.in_([row["uid"] for row in rows]))))
+        rows = [row for row in rows if row["uid"] not in known]
+        self.merged.known_sets += len(known)
+        self.merged.new_sets += len(rows)
+        if not rows:
+            return
+        by_uid = {row["uid"]: row["id"] for row in rows}
+        refers = {"environment_id": self._environments(rows)}
+        returning = insert(_MEASUREMENT_SETS).returning(_MEASUREMENT_SETS.c.id, uid)
+        values = [self._values(_MEASUREMENT_SETS, row, refers) for row in rows]
+        ids = {by_uid[found]: set_id for set_id, found in self.writer.execute(returning, values)}
+        measured = select(_SET_MEASUREMENTS).where(_SET_MEASUREMENTS.c.set_id.in_(ids))
+        for portion in self.reader.portions(
+            measured.order_by(*_SET_MEASUREMENTS.primary_key), _SET_MEASUREMENTS.c.samples
+        ):
+            here = [self._values(_SET_MEASUREMENTS, row, {"set_id": ids}) for row in portion]
+            self.writer.execute(insert(_SET_MEASUREMENTS), here)
 
     # --- any table -------------------------------------------------------------------------------------------------
 

@@ -36,8 +36,10 @@ __all__ = [
     "EpochRow",
     "ExperimentRow",
     "MeasurementRow",
+    "MeasurementSetRow",
     "PredictionRow",
     "RunRow",
+    "SetMeasurementRow",
     "SplitRow",
     "StageRow",
     "SweepRow",
@@ -294,6 +296,47 @@ class MeasurementRow(Base):
     device: Mapped[str]
     n: Mapped[int]
     samples: Mapped[bytes]
+    details: Mapped[dict[str, Any] | None]
+
+
+class SetMeasurementRow(Base):
+    """Raw samples of one quantity of a measurement set, as those of a run in :class:`MeasurementRow`."""
+
+    __tablename__ = "set_measurements"
+
+    set_id: Mapped[int] = mapped_column(ForeignKey("measurement_sets.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    unit: Mapped[str]
+    batch_size: Mapped[int | None]
+    device: Mapped[str]
+    n: Mapped[int]
+    samples: Mapped[bytes]
+    details: Mapped[dict[str, Any]]
+
+
+class MeasurementSetRow(Base):
+    """What was measured of one thing in one process, without a run. An id is never used again."""
+
+    __tablename__ = "measurement_sets"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(unique=True)
+    label: Mapped[str] = mapped_column(index=True)
+    suite: Mapped[str]
+    name: Mapped[str] = mapped_column(index=True)
+    config: Mapped[dict[str, Any]]
+    plugins: Mapped[list[Any]]
+    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"), index=True)
+    weights: Mapped[dict[str, Any] | None]
+    status: Mapped[str]
+    message: Mapped[str]
+    commit: Mapped[str | None] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+
+    environment: Mapped[EnvironmentRow | None] = relationship(lazy="raise")
+    measurements: Mapped[list[SetMeasurementRow]] = relationship(order_by=SetMeasurementRow.position, lazy="raise")
 
 
 class TagRow(Base):

@@ -15,11 +15,13 @@ from harness.results import (
     Experiment,
     Failure,
     Measurement,
+    MeasurementSet,
     Member,
     PluginRecord,
     Prediction,
     Run,
     RunStatus,
+    SetStatus,
     SplitRecord,
     StageRecord,
     WeightsRecord,
@@ -33,12 +35,13 @@ from harness.store.models import (
     EpochRow,
     ExperimentRow,
     MeasurementRow,
+    MeasurementSetRow,
     PredictionRow,
     RunRow,
     StageRow,
 )
 
-__all__ = ["to_ensembles", "to_experiment", "to_runs"]
+__all__ = ["to_ensembles", "to_experiment", "to_runs", "to_set"]
 
 
 def to_experiment(row: ExperimentRow) -> Experiment:
@@ -109,6 +112,31 @@ def to_ensembles(rows: Iterable[EnsembleRow]) -> Iterator[EnsembleRecord]:
             auc=row.auc,
             id=row.id,
         )
+
+
+def to_set(row: MeasurementSetRow) -> MeasurementSet:
+    """Return a measurement set from a row with its environment and measurements loaded."""
+    return MeasurementSet(
+        label=row.label,
+        suite=row.suite,
+        name=row.name,
+        config=row.config,
+        environment=_environment(row.environment) if row.environment else None,
+        measurements=tuple(
+            Measurement(
+                one.name, one.unit, unpack_doubles(one.samples), one.device, one.batch_size, details=one.details
+            )
+            for one in row.measurements
+        ),
+        plugins=tuple(PluginRecord(**plugin) for plugin in row.plugins),
+        weights=WeightsRecord(**row.weights) if row.weights else None,
+        status=cast(SetStatus, row.status),
+        message=row.message,
+        commit=row.commit,
+        created_at=row.created_at,
+        uid=row.uid,
+        id=row.id,
+    )
 
 
 def _environment(row: EnvironmentRow) -> Environment:
@@ -197,4 +225,5 @@ def _prediction(row: PredictionRow) -> Prediction:
 
 
 def _measurement(row: MeasurementRow) -> Measurement:
-    return Measurement(row.name, row.unit, unpack_doubles(row.samples), row.device, row.batch_size, row.stage)
+    samples, details = unpack_doubles(row.samples), row.details or {}
+    return Measurement(row.name, row.unit, samples, row.device, row.batch_size, row.stage, details)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "alembic_config", "prepare", "revision"]
 
-HEAD = "0003"  # of the migrations: a database of that revision is opened without importing Alembic
+HEAD = "0004"  # of the migrations: a database of that revision is opened without importing Alembic
 _LOCK = 0x6861726E657373  # "harness": whoever migrates a PostgreSQL database holds this advisory lock
 
 

@@ -21,6 +21,7 @@ from harness.store.models import (
     EnsembleRow,
     EnvironmentRow,
     ExperimentRow,
+    MeasurementSetRow,
     RunRow,
     SplitRow,
     SweepRow,
@@ -96,7 +97,7 @@ def remove_unused(session: Session) -> dict[str, int]:
         (SweepRow, [SweepRunRow.sweep_id]),
         (ExperimentRow, [SweepRow.experiment_id]),
         (DatasetRow, [RunRow.dataset_id, EnsembleRow.dataset_id]),
-        (EnvironmentRow, [RunRow.environment_id]),
+        (EnvironmentRow, [RunRow.environment_id, MeasurementSetRow.environment_id]),
         (SplitRow, [DatasetSplitRow.split_id]),
     ):
         table: Any = row

@@ -61,6 +61,13 @@ _SHAPES: Mapping[tuple[str, str], Callable[[Any], bool]] = {
     ),
     ("ensembles", "plugin"): _is_plugin,
     ("environments", "details"): lambda value: isinstance(value, dict),
+    ("measurement_sets", "config"): lambda value: isinstance(value, dict),
+    ("measurement_sets", "plugins"): lambda value: isinstance(value, list) and all(map(_is_plugin, value)),
+    ("measurement_sets", "weights"): lambda value: (
+        isinstance(value, dict) and value.keys() == {"kind", "origin", "sha256"}
+    ),
+    ("measurements", "details"): lambda value: isinstance(value, dict),
+    ("set_measurements", "details"): lambda value: isinstance(value, dict),
     ("runs", "config"): lambda value: isinstance(value, dict),
     ("runs", "plugins"): lambda value: isinstance(value, list) and all(map(_is_plugin, value)),
     ("stages", "test_confusion"): lambda value: (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
-from harness.errors import ConfigError, RunTakenOverError, StoreError
+from harness.errors import RunTakenOverError
 from harness.results import (
     DatasetRecord,
     EnsembleRecord,
@@ -38,7 +38,7 @@ from harness.results import (
 from harness.store import shared
 from harness.store.alive import Worker, is_gone, this_worker
 from harness.store.codec import pack_doubles, pack_labels, pack_logits, sha256, unpack_labels
-from harness.store.database import UNREADABLE, Database, explained
+from harness.store.database import Database
 from harness.store.models import (
     AttemptRow,
     DatasetRow,
@@ -59,6 +59,8 @@ from harness.store.models import (
 )
 from harness.store.rows import to_ensembles, to_experiment, to_runs
 from harness.store.select import count_query, run_query
+from harness.store.session import reading, refuse, writing
+from harness.store.sets import Sets
 
 __all__ = ["Store"]
 
@@ -79,11 +81,13 @@ class Store:
     """An open results database; :func:`harness.store.open_store` makes one.
 
     Every method raises :class:`~harness.errors.StoreError` where the database cannot be read or written. What was
-    recorded before an error is kept. ``database`` is for the other modules of this package.
+    recorded before an error is kept. ``sets`` holds what was measured without runs; ``database`` is for the other
+    modules of this package.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.sets = Sets(database)
 
     def __enter__(self) -> Store:
         return self
@@ -446,23 +450,14 @@ class Store:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _write(self) -> Iterator[Session]:
-        with explained(self.database.name), Session(self.database.writer) as session, session.begin():
-            yield session
+    def _write(self) -> AbstractContextManager[Session]:
+        return writing(self.database)
 
-    @contextmanager
-    def _read(self) -> Iterator[Session]:
-        with explained(self.database.name), Session(self.database.engine) as session:
-            try:
-                yield session
-            except ConfigError:  # of what to read
-                raise
-            except UNREADABLE as error:
-                self._refuse(f"a stored value cannot be read ({error}); `harness db check` finds out more")
+    def _read(self) -> AbstractContextManager[Session]:
+        return reading(self.database)
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise StoreError(f"results database {self.database.name}: {reason}")
+        refuse(self.database, reason)
 
     def _run_row(self, session: Session, run_id: int, *loaded: ORMOption, with_for_update: bool = False) -> RunRow:
         possible = 0 < run_id < 2**31
@@ -599,6 +594,7 @@ def _replace_measurement(session: Session, run_id: int, measurement: Measurement
             device=measurement.device,
             n=len(measurement.samples),
             samples=pack_doubles(measurement.samples),
+            details=dict(measurement.details),
         )
     )
 

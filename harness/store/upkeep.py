@@ -40,6 +40,7 @@ _DATASETS = table_of(models.DatasetRow)
 _DATASET_SPLITS = table_of(models.DatasetSplitRow)
 _ENSEMBLES = table_of(models.EnsembleRow)
 _MEASUREMENTS = table_of(models.MeasurementRow)
+_SET_MEASUREMENTS = table_of(models.SetMeasurementRow)
 _PREDICTIONS = table_of(models.PredictionRow)
 _PLANNED = select(models.SweepRunRow.run_id).distinct()
 _RUNS = table_of(models.RunRow)
@@ -407,14 +408,17 @@ class _Checker:
     # --- measurements and ensembles --------------------------------------------------------------------------------
 
     def _measurements(self) -> Iterator[Finding]:
-        length = func.length(_MEASUREMENTS.c.samples)
-        query = select(_MEASUREMENTS.c.run_id, _MEASUREMENTS.c.name, _MEASUREMENTS.c.n, length.label("length"))
-        for portion in self.reader.portions(query.where(length != 8 * _MEASUREMENTS.c.n)):
-            for row in portion:
-                yield Finding(
-                    f"run {row['run_id']}, measurement {row['name']!r}: its samples take {row['length']} bytes; "
-                    f"{row['n']} of them take {8 * row['n']}"
-                )
+        of = {"run": _MEASUREMENTS.c.run_id, "measurement set": _SET_MEASUREMENTS.c.set_id}
+        for what, owner in of.items():
+            table = owner.table.c
+            length = func.length(table.samples)
+            query = select(owner.label("owner"), table.name, table.n, length.label("length"))
+            for portion in self.reader.portions(query.where(length != 8 * table.n)):
+                for row in portion:
+                    yield Finding(
+                        f"{what} {row['owner']}, measurement {row['name']!r}: its samples take {row['length']} bytes; "
+                        f"{row['n']} of them take {8 * row['n']}"
+                    )
 
     def _ensembles(self) -> Iterator[Finding]:
         on_split = (_DATASET_SPLITS.c.dataset_id == _ENSEMBLES.c.dataset_id) & (
