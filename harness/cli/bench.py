@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def bench(
     memory = int(memory_limit * 2**30) if memory_limit else None
     found = []
     interrupted = False
-    go_on = f"the same command with --label {label!r}"
+    go_on = f"the same command with --label {shlex.quote(label)}"
     with (
         open_store(db, say=say) as store,
         stop_when_told(go_on, "after this one") as stopping,
@@ -93,7 +94,8 @@ def bench(
         out.print(bench_table(found, label))
     if interrupted:
         err.print(
-            f"[bold]Interrupted,[/] {len(found)} of {len(configs)} measured and kept. Go on with {escape(go_on)}."
+            f"[bold]Interrupted,[/] {len(found)} of {len(configs)} measured and kept. Go on with {escape(go_on)}.",
+            soft_wrap=True,
         )
         raise typer.Exit(130)
     if any(record.status != "completed" for record in found):

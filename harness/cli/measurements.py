@@ -49,6 +49,10 @@ def bench_table(records: Sequence[MeasurementSet], label: str) -> Table:
             joules = _values(record, "energy")
             row.append(f"{summarize(joules).median:.3g}" if joules else "")
         table.add_row(*row)
+    below = "below the median its 95 % interval"
+    if any((latency := record.measurement("latency")) and latency.details["flags"] for record in records):
+        below += "; * spoilt, as said above"
+    table.caption, table.caption_justify = below, "left"
     return table
 
 

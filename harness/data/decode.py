@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.data.files import atomic_write
 from harness.data.parallel import ordered_map
 from harness.errors import DataError
 
-__all__ = ["decode"]
+__all__ = ["decode", "release"]
 
 _Shape = tuple[int, int, int, int]
 
@@ -98,7 +99,14 @@ def _open(path: Path, shape: _Shape) -> NDArray[np.uint8] | None:
     except (OSError, ValueError, EOFError):
         return None
     found = np.fromiter(ordered_map(zlib.crc32, images), np.uint32, len(images))
+    release(images)
     return images if np.array_equal(found, checksums) else None
+
+
+def release(images: NDArray[np.uint8]) -> None:
+    """Let go of what was read of a memory map: while there is room for it the system keeps it in its page cache."""
+    if isinstance(images.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        images.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _pixels(

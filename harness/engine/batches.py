@@ -18,15 +18,20 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Decoded images uint8 (n, size, size, 1 or 3), their labels int64 (n,) and the sha256 of each image's file."""
+    """Decoded images uint8 (n, size, size, 1 or 3), their labels int64 (n,) and the sha256 of each image's file.
+
+    ``release`` is called when images have been read, which may be in a memory map.
+    """
 
     images: Tensor
     labels: Tensor
     hashes: Sequence[str] = ()
+    release: Callable[[], None] = lambda: None
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images (b, channels, size, size) and labels (b,) of ``indices`` on the device."""
         images = self.images[indices.to(self.images.device)].permute(0, 3, 1, 2)
+        self.release()
         return images.to(device), self.labels[indices].to(device)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from harness import registry
 from harness.api import Backbone, Dataset, ImageSplits, Stage, Transform
 from harness.config import Task
 from harness.data.augment import Augment
-from harness.data.decode import decode
+from harness.data.decode import decode, release
 from harness.data.splits import load_splits
 from harness.engine.batches import Split, move
 from harness.engine.bench import inference
@@ -87,7 +88,10 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     arrays = {name: _decode(splits, name, backbone.input_size, emit) for name in splits.named()}
     decoded = {
         name: Split(
-            torch.from_numpy(arrays[name]), torch.tensor([ref.label for ref in refs]), [ref.sha256 for ref in refs]
+            torch.from_numpy(arrays[name]),
+            torch.tensor([ref.label for ref in refs]),
+            [ref.sha256 for ref in refs],
+            partial(release, arrays[name]),
         )
         for name, refs in splits.named().items()
     }

@@ -46,11 +46,16 @@ def forward(
     """Run a network, or what of it comes after features: float32 logits (n, classes), and those of auxiliary heads.
 
     Raises:
-        BrokenPluginError: the backbone gives logits of another shape than its head.
+        BrokenPluginError: the backbone gives no logits, or some of another shape than its head.
     """
     with autocast(inputs[0].device, precision):
         logits, auxiliary = backbone.logits(network(*inputs))
     expected = (len(inputs[0]), classes)
+    if not isinstance(logits, Tensor):
+        raise BrokenPluginError(
+            f"the backbone gives a {type(logits).__name__}; expected a tensor of logits, which its method `logits` "
+            "takes from what the network returns"
+        )
     if logits.shape != expected:
         raise BrokenPluginError(f"the backbone gives logits of shape {tuple(logits.shape)}; expected {expected}")
     return logits.float(), tuple(other.float() for other in auxiliary)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from harness.data.archive import open_tree
-from harness.data.decode import decode
+from harness.data.decode import decode, release
 from harness.data.manifest import duplicate_groups, groups_in_several_splits, manifest_path, read_manifest
 from harness.data.splits import leak, limit_train, move_images
 from harness.errors import DataError
@@ -205,6 +206,25 @@ def test_without_room_for_a_cache_images_are_held_in_memory_and_it_is_said(tmp_p
     images, notes = _decode(_load())
     assert images.shape == (12, 24, 24, 1)
     assert "held in memory" in notes[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of the process's memory")
+def test_images_that_were_read_are_not_held(tmp_path: Path) -> None:
+    _add(write_zip(tmp_path / "x.zip", kaggle()))
+    splits = _load()
+    images, _ = _decode(splits, size=512)
+
+    def held() -> int:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        start = next(index for index, line in enumerate(lines) if str(tmp_path) in line and line.endswith(".npy"))
+        return next(int(line.split()[1]) for line in lines[start:] if line.startswith("Rss:"))
+
+    assert held() == 0, "their checksums were"
+    before = images.copy()
+    assert held() > 0
+    release(images)
+    assert held() == 0
+    assert np.array_equal(images, before)
 
 
 def test_a_cache_that_is_cleared_while_it_is_filled_is_done_without(

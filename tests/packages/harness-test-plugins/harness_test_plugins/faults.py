@@ -93,6 +93,30 @@ class EatsMemory(Tiny):
             eaten.append(bytearray(2**28))
 
 
+class Hungry(Tiny):
+    """Takes 128 MiB for each image."""
+
+    def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Eat what is let go of at once."""
+        bytearray(len(output) * 2**27)
+        return output, ()
+
+
+class Tuple(Tiny):
+    """Gives more than logits, and does not say which they are."""
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Build a network that returns a tuple."""
+        from torch import nn
+
+        class Twice(nn.Sequential):
+            def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+                found = super().forward(images)
+                return found, found
+
+        return Twice(*super().architecture(auxiliary=auxiliary))
+
+
 class Slow(Tiny):
     """Takes its time over each batch, so that a test can interrupt it."""
 
