@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness import registry
 from harness.config import BenchConfig, BenchTask, parse_weights
-from harness.errors import ConfigError
+from harness.errors import ConfigError, Stopped
 from harness.launch import OUT_OF_MEMORY, Limits, run_in_child
 from harness.measure.rule import Rule
 from harness.results import Event, Failure, Measurement, MeasurementSet, Note, RunSetup, SetStatus
@@ -153,8 +153,10 @@ def _execute(
     task: BenchTask, conditions: Conditions, watch: Callable[[Event], None]
 ) -> tuple[RunSetup | None, list[Measurement], Failure | None]:
     setup, measurements, failure = None, [], None
-    with closing(run_in_child(task, conditions.limits, conditions.stopping)) as events:
+    with closing(run_in_child(task, conditions.limits)) as events:
         for event in events:
+            if conditions.stopping():  # half a measurement is none
+                raise Stopped
             match event:
                 case None:
                     continue

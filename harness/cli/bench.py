@@ -78,7 +78,7 @@ def bench(
     go_on = f"the same command with --label {shlex.quote(label)}"
     with (
         open_store(db, say=say) as store,
-        stop_when_told(go_on, "after this one") as stopping,
+        stop_when_told(go_on, "now") as stopping,
         BenchDisplay(err, configs) as display,
     ):
         conditions = Conditions(Rule(error / 100, longest), Limits(timeout, memory), stopping)

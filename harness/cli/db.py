@@ -185,9 +185,10 @@ def merge_databases(
         return
     out.print(
         f"Runs: {merged.new_runs} new, {merged.updated_runs} updated, {merged.known_runs} already there. "
-        f"Ensembles: {merged.new_ensembles} new, {merged.known_ensembles} already there. "
-        f"Measurement sets: {merged.new_sets} new, {merged.known_sets} already there."
+        f"Ensembles: {merged.new_ensembles} new, {merged.known_ensembles} already there."
     )
+    if merged.new_sets or merged.known_sets:
+        out.print(f"Measurement sets: {merged.new_sets} new, {merged.known_sets} already there.")
     if merged.left_out:
         out.print(f"{merged.left_out} ensembles were left out with their runs.")
 

@@ -35,7 +35,7 @@ from harness.results import EpochResult, Event, Measurement, Note, Progress, Run
 __all__ = ["execute"]
 
 LATENCY_BATCH_SIZES = (1, 32)
-LATENCY = Rule(longest=3.0, warm_up=1.0)
+LATENCY = Rule(longest=3.0, least=10, warm_up=1.0)
 
 
 def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bool] = lambda: False) -> None:

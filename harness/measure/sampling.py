@@ -17,7 +17,6 @@ from harness.measure.rule import Rule
 __all__ = ["Samples", "error_of_median", "sample"]
 
 _Z = 1.96  # two-sided 95 % of a normal distribution
-_FEWEST = 3  # samples, however long they take
 _WINDOW = 5  # samples that are compared with as many before them
 
 
@@ -30,14 +29,14 @@ class Samples:
         warm_up: how many calls came before them.
         stable: whether these had become as fast as they would.
         stopped: why no more were taken.
-        error: half the width of the median's 95 % interval, as a share of the median.
+        error: half the width of the median's 95 % interval, as a share of the median; None of fewer than eight samples.
     """
 
     seconds: NDArray[np.float64]
     warm_up: int
     stable: bool
     stopped: Literal["converged", "time"]
-    error: float
+    error: float | None
 
 
 def sample(
@@ -61,12 +60,13 @@ def sample(
         first.append(stopwatch.time(call))
     seconds: list[float] = []
     begin = now()
-    while error_of_median(seconds) > rule.error and (len(seconds) < _FEWEST or now() - begin < rule.longest):
+    while len(seconds) < rule.least or (error_of_median(seconds) > rule.error and now() - begin < rule.longest):
         between()
         seconds.append(stopwatch.time(call))
     error = error_of_median(seconds)
     stopped: Literal["converged", "time"] = "converged" if error <= rule.error else "time"
-    return Samples(np.array(seconds), len(first), stable, stopped, error)
+    known = error if math.isfinite(error) else None
+    return Samples(np.array(seconds), len(first), stable, stopped, known)
 
 
 def error_of_median(seconds: list[float]) -> float:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 
 from harness.cli import main
 from harness.errors import ConfigError, StoreError
-from harness.results import Selection
+from harness.results import Measurement, MeasurementSet, Selection
 from harness.store import open_store
 from harness.store.export import FORMATS, TABLES, export
 from harness.store.models import Base, PredictionRow
@@ -166,6 +166,8 @@ def test_backup_and_merge(run, db, tmp_path):
         "known_runs": 8,
         "new_ensembles": 0,
         "known_ensembles": 2,
+        "new_sets": 0,
+        "known_sets": 0,
         "left_out": 0,
     }
     code, printed, error = run("merge", db, "--db", "benchmark.db")
@@ -193,7 +195,8 @@ def counts(path):
     tables = {name: table for name, table in Base.metadata.tables.items() if name in TABLES and name != "predictions"}
     with open_store(str(path), create=False) as store, store.database.engine.connect() as connection:
         found = {name: connection.scalar(select(func.count()).select_from(table)) for name, table in tables.items()}
-        found["measurements"] = connection.scalar(select(func.sum(tables["measurements"].c.n)))
+        for samples in ("measurements", "set_measurements"):
+            found[samples] = connection.scalar(select(func.sum(tables[samples].c.n)))
         found["predictions"] = connection.scalar(select(func.sum(table_of(PredictionRow).c.n)))
     return found
 
@@ -208,6 +211,10 @@ def read(folder, table, format):
 @pytest.mark.parametrize("format", FORMATS)
 def test_everything_is_exported(run, filled, tmp_path, format):
     folder = tmp_path / "new" / "tables"
+    filled = shutil.copy(filled, tmp_path / "filled.db")
+    with open_store(str(filled)) as store:
+        latency = Measurement("latency", "s", np.array([0.1, 0.2]), "a processor", 8, details={"flags": []})
+        store.sets.add(MeasurementSet("before", "bench", "tiny", {"batch_size": 8}, measurements=(latency,)))
     code, printed, _ = run("export", folder, "--format", format, "--db", filled, "--json")
     assert code == 0
     printed = json.loads(printed)

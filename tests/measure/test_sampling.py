@@ -55,7 +55,8 @@ def test_sampling_ends_at_its_longest_time_and_says_so(takes: Callable[[float], 
     assert found.stopped == "time"
     assert 5 <= found.seconds.sum() < 7
     once = sample(lambda: takes(60), CPU, Rule(longest=5))
-    assert (len(once.seconds), once.stopped, once.stable) == (3, "time", False)
+    assert (len(once.seconds), once.stopped, once.stable, once.error) == (3, "time", False, None)
+    assert len(sample(lambda: takes(60), CPU, Rule(longest=5, least=10)).seconds) == 10
 
 
 def test_calls_that_grow_faster_are_warm_up(takes: Callable[[float], None]) -> None:
