@@ -66,7 +66,7 @@ class Child:
         self.pipe, there = context.Pipe()
         self._folder = tempfile.TemporaryDirectory(prefix="harness-")
         self.faults = Path(self._folder.name) / "traceback"
-        self.process = context.Process(target=_child, args=(work, there, self.faults), daemon=True)
+        self.process = context.Process(target=_child, args=(work, there, self.faults))
         with _environment("GLIBC_TUNABLES", _ALLOCATOR):
             self.process.start()
         there.close()
