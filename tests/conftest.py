@@ -15,16 +15,17 @@ from support import ROOT, Harness
 @pytest.fixture(scope="session")
 def test_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed tests/packages/harness-test-plugins."""
-    return _install("harness-test-plugins", tmp_path_factory)
+    return install("harness-test-plugins", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def duplicate_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed tests/packages/harness-duplicate."""
-    return _install("harness-duplicate", tmp_path_factory)
+    return install("harness-duplicate", tmp_path_factory)
 
 
-def _install(package: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def install(package: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have pip install a package of tests/packages into a new folder."""
     target = tmp_path_factory.mktemp(package)
     source = ROOT / "tests" / "packages" / package
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
@@ -12,11 +13,16 @@ import torch
 from harness.config import Precision
 from harness.errors import DeviceError
 
-__all__ = ["autocast", "free_memory", "most_memory", "out_of_memory", "resolve_device"]
+__all__ = ["autocast", "emulates", "free_memory", "most_memory", "out_of_memory", "resolve_device"]
 
 
-def resolve_device(name: str, precision: Precision) -> torch.device:
+def resolve_device(name: str, precision: Precision, note: Callable[[str], None]) -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+
+    Args:
+        name: as a user says it.
+        precision: in which it is to compute.
+        note: told what the user should know of it.
 
     Raises:
         DeviceError: no such device, or one that cannot compute in that precision.
@@ -39,7 +45,16 @@ def resolve_device(name: str, precision: Precision) -> torch.device:
                 f"--precision bf16: {torch.cuda.get_device_name(device)} is too old for bfloat16 (compute capability "
                 "8.0 is needed); say --precision fp32"
             )
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; the process does nothing else
+    if emulates(device, precision):
+        note("this CPU has no instructions for bf16, which is emulated: right, but several times slower than fp32")
     return device
+
+
+def emulates(device: torch.device, precision: Precision) -> bool:
+    """Tell whether a device has no instructions for a precision, so that torch computes it by way of another."""
+    onednn = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cpu" and precision == "bf16" and not onednn
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

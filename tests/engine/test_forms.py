@@ -13,12 +13,17 @@ from harness import registry
 from harness.api import Backbone
 from harness.config import Precision
 from harness.data.augment import Normalize
-from harness.engine.device import autocast
+from harness.engine.device import autocast, emulates
 from harness.engine.forms import InferenceForms
 from harness.engine.layers import Convolution, Levels, MaxPool
 from harness.engine.model import build
 
 NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EMULATES = emulates(torch.device("cpu"), "bf16")
+PRECISIONS = [
+    "fp32",
+    pytest.param("bf16", marks=pytest.mark.skipif(EMULATES, reason="this CPU has no instructions for bf16")),
+]
 
 
 def _images(channels: int, size: int = 224) -> Tensor:
@@ -41,24 +46,25 @@ def _apart(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["alexnet", "googlenet", "resnet18", "efficientnet_lite0"])
-def test_forms_of_the_backbones_differ_by_rounding(name: str, channels: int) -> None:
+def test_forms_of_the_backbones_differ_by_rounding(name: str, channels: int, precision: Precision) -> None:
     backbone = registry.load(registry.find("backbone", name), Backbone)
     weights = "imagenet" if name == "efficientnet_lite0" else "random"
     module, _ = build(backbone, name, weights=weights, classes=10, auxiliary=False, seed=0, note=print)
     images = _images(channels, backbone.input_size)
     expected = _compute(module.eval(), NORMALIZE(images), "fp32")
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    for precision, most in (("fp32", 1e-5), ("bf16", 0.15 if name == "efficientnet_lite0" else 0.02)):
-        forms = InferenceForms(precision, NORMALIZE)
-        form = forms.make(module, images)
-        assert forms.fused
-        found = _compute(form, images, precision)
-        assert _apart(found, expected) < most, precision
-        assert _apart(_compute(form, images[:3], precision), found[:3]) < 0.1 * most, "whatever the batch"
-        assert _has(form, Convolution)
-        assert _has(form, Levels) == (channels == 1)
+    most = 1e-5 if precision == "fp32" else 0.15 if name == "efficientnet_lite0" else 0.02
+    forms = InferenceForms(precision, NORMALIZE)
+    form = forms.make(module, images)
+    assert forms.fused
+    found = _compute(form, images, precision)
+    assert _apart(found, expected) < most, precision
+    assert _apart(_compute(form, images[:3], precision), found[:3]) < 0.1 * most, "whatever the batch"
+    assert _has(form, Convolution)
+    assert _has(form, Levels) == (channels == 1)
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 
 
@@ -87,21 +93,22 @@ class _Network(nn.Module):
         return self.head(made.amax((2, 3)))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     ("way", "grey"), [("plain", True), ("relu", True), ("twice", True), ("beside", False), ("not in a line", False)]
 )
-def test_only_what_may_be_is_changed(way: str, grey: bool) -> None:
+def test_only_what_may_be_is_changed(way: str, grey: bool, precision: Precision) -> None:
     torch.manual_seed(0)
     module = _Network(way).eval()
     images = _images(1, 64)
     expected = _compute(module, NORMALIZE(images), "fp32")
-    for precision, most in (("fp32", 1e-5), ("bf16", 0.02)):
-        forms = InferenceForms(precision, NORMALIZE)
-        form = forms.make(module, images)
-        assert forms.fused
-        assert _apart(_compute(form, images, precision), expected) < most
-        assert _has(form, Levels) == grey
-        assert _has(form, MaxPool) == (way == "relu")
+    most = 1e-5 if precision == "fp32" else 0.02
+    forms = InferenceForms(precision, NORMALIZE)
+    form = forms.make(module, images)
+    assert forms.fused
+    assert _apart(_compute(form, images, precision), expected) < most
+    assert _has(form, Levels) == grey
+    assert _has(form, MaxPool) == (way == "relu")
 
 
 @pytest.mark.parametrize("size", [(15, 15), (14, 9), (3, 7), (2, 3)])
@@ -128,7 +135,7 @@ def test_pooling_of_integers_gives_the_same_bits(
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_network_that_has_diverged_since_does_not_look_healthy(precision: Precision) -> None:
     module, images = _Network("relu").eval(), _images(1, 64)
     forms = InferenceForms(precision, NORMALIZE)
@@ -136,6 +143,15 @@ def test_a_network_that_has_diverged_since_does_not_look_healthy(precision: Prec
     nn.init.constant_(module.convolution.weight, torch.nan)
     assert _compute(forms.make(module, images), images, precision).isnan().all()
     assert forms.fused
+
+
+@pytest.mark.skipif(not EMULATES, reason="this CPU has instructions for bf16")
+def test_a_network_in_emulated_bf16_is_used_itself() -> None:
+    module, images = _Network("relu").eval(), _images(1, 64)
+    forms = InferenceForms("bf16", NORMALIZE)
+    found = _compute(forms.make(module, images), images, "bf16")
+    assert torch.equal(found, _compute(module, NORMALIZE(images), "bf16"))
+    assert forms.because == "this CPU has no instructions for bf16"
 
 
 class _Chooses(nn.Module):
@@ -147,7 +163,7 @@ class _Chooses(nn.Module):
         return self.layers(values) if values.mean() > 0 else -values
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_network_without_a_graph_is_not_fused_and_computes_the_same(precision: Precision) -> None:
     module, images = _Chooses().eval(), _images(1, 16)
     forms = InferenceForms(precision, NORMALIZE)
@@ -171,16 +187,17 @@ class _Attends(nn.Module):
         return self.head(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
 
 
-def test_layers_inside_of_layers_stay_the_networks_own() -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_layers_inside_of_layers_stay_the_networks_own(precision: Precision) -> None:
     module, images = _Attends().eval(), _images(1, 64)
     before = dict(module.named_parameters())
-    forms = InferenceForms("bf16", NORMALIZE)
+    forms = InferenceForms(precision, NORMALIZE)
     form = forms.make(module, images)
     assert forms.fused
     after = dict(module.named_parameters())
     assert all(after[name] is parameter for name, parameter in before.items())
     assert all(parameter.dtype == torch.float32 for parameter in after.values())
-    assert _apart(_compute(form, images, "bf16"), _compute(module, NORMALIZE(images), "fp32")) < 0.02
+    assert _apart(_compute(form, images, precision), _compute(module, NORMALIZE(images), "fp32")) < 0.02
 
 
 class _Keeps(nn.Module):
@@ -195,7 +212,7 @@ class _Keeps(nn.Module):
         return self.kept.mean((2, 3)) if images.sum() else self.kept
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_network_that_cannot_be_copied_is_used_itself(precision: Precision) -> None:
     module, images = _Keeps(), _images(1, 16)
     module(NORMALIZE(images))
@@ -203,7 +220,8 @@ def test_a_network_that_cannot_be_copied_is_used_itself(precision: Precision) ->
     assert torch.equal(_compute(form, images, precision), _compute(module, NORMALIZE(images), precision))
 
 
-def test_a_convolution_of_two_norms_and_a_dilated_pool_stay() -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_convolution_of_two_norms_and_a_dilated_pool_stay(precision: Precision) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -219,10 +237,10 @@ def test_a_convolution_of_two_norms_and_a_dilated_pool_stay() -> None:
     for _ in range(3):
         module(NORMALIZE(images))
     expected = _compute(module.eval(), NORMALIZE(images), "fp32")
-    for precision, most in (("fp32", 1e-5), ("bf16", 0.02)):
-        forms = InferenceForms(precision, NORMALIZE)
-        assert _apart(_compute(forms.make(module, images), images, precision), expected) < most
-        assert forms.fused
+    most = 1e-5 if precision == "fp32" else 0.02
+    forms = InferenceForms(precision, NORMALIZE)
+    assert _apart(_compute(forms.make(module, images), images, precision), expected) < most
+    assert forms.fused
 
 
 def test_a_form_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
