@@ -42,7 +42,12 @@ class Stopped(BaseException):
 
 
 class HarnessError(Exception):
-    """Root of the tree: what went wrong, where, and what to do about it, in words for the user."""
+    """Root of the tree: what went wrong, where, and what to do about it, in words for the user.
+
+    ``exit_code`` is the command line's.
+    """
+
+    exit_code: int = 2
 
 
 class ConfigError(HarnessError):

@@ -25,16 +25,18 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from harness.config import BenchTask, Task
+import psutil
+
+from harness.config import BenchTask, RoofTask, ScenarioTask, Task
 from harness.errors import BrokenPluginError, ConfigError, HarnessError, Stopped
 from harness.results import Event, Failure, Note, Progress, StageStarted
 
-__all__ = ["OUT_OF_MEMORY", "Child", "Limits", "run_in_child"]
+__all__ = ["ALLOCATOR", "OUT_OF_MEMORY", "Child", "Limits", "kill_group", "kill_tree", "run_in_child"]
 
 OUT_OF_MEMORY = "MemoryError"  # the kind of a failure for want of memory, on the host or the device
 
 # Read by glibc when a process starts: huge pages, no mmap for large blocks, nothing given back in between.
-_ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
 _GO_ON, _STOP = "go on", "stop"
 _POLL_SECONDS = 0.5
 _PROGRESS_SECONDS = 0.1
@@ -67,20 +69,40 @@ class Child:
         self._folder = tempfile.TemporaryDirectory(prefix="harness-")
         self.faults = Path(self._folder.name) / "traceback"
         self.process = context.Process(target=_child, args=(work, there, self.faults))
-        with _environment("GLIBC_TUNABLES", _ALLOCATOR):
+        with _environment("GLIBC_TUNABLES", ALLOCATOR):
             self.process.start()
         there.close()
 
     def close(self) -> None:
-        """Kill the process, if it is there."""
+        """Kill the process, and whatever it has started, if they are there."""
         self.pipe.close()
+        kill_group(self.process.pid)
         self.process.kill()
         self.process.join()
         self._folder.cleanup()
 
 
+def kill_group(leader: int | None) -> None:
+    """Kill a process group, of which a process that has ended may have left some."""
+    if leader is not None and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+
+
+def kill_tree(process: int) -> None:
+    """Kill a process and all that it has started, as a power cut would."""
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process)
+        for one in (root, *root.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
 def run_in_child(
-    task: Task | BenchTask, limits: Limits, stopping: Callable[[], bool] = lambda: False, child: Child | None = None
+    task: Task | BenchTask | ScenarioTask | RoofTask,
+    limits: Limits,
+    stopping: Callable[[], bool] = lambda: False,
+    child: Child | None = None,
 ) -> Generator[Event | None, None, None]:
     """Execute a run in a process of its own, and yield its events; None where there is none yet.
 
@@ -246,6 +268,8 @@ def _child(work: str, pipe: Connection, faults: Path) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(os, "setsid"):
+        os.setsid()  # what it starts ends with it, and disturbs nobody who is measured next
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with faults.open("w") as file:
         faulthandler.enable(file)
@@ -289,6 +313,7 @@ def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
+        kill_group(os.getpid())
         os._exit(1)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.api import Combined, Ensemble
 from harness_test_plugins.good import Tiny
@@ -102,6 +105,23 @@ class Hungry(Tiny):
         return output, ()
 
 
+class Forks(Tiny):
+    """Leaves a process behind that keeps a processor busy, and memory that nobody lets go of."""
+
+    kept: ClassVar[list[bytearray]] = []
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Leave it behind."""
+        left = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        Path(os.environ["LEFT_BEHIND"]).write_text(str(left.pid))
+        return super().architecture(auxiliary=auxiliary)
+
+    def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Leak 1 MiB a call."""
+        self.kept.append(bytearray(2**20))
+        return output, ()
+
+
 class Tuple(Tiny):
     """Gives more than logits, and does not say which they are."""
 
@@ -123,6 +143,20 @@ class Slow(Tiny):
     def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Sleep a little."""
         time.sleep(0.02)
+        return output, ()
+
+
+class RaisesUnderLoad(Tiny):
+    """Raises when LoadGen has begun to ask, but not at once."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Raise."""
+        self._calls += any(thread.name == "LoadGen" for thread in threading.enumerate())
+        if self._calls > 5:
+            raise RuntimeError("gave up under load")
         return output, ()
 
 
