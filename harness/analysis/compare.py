@@ -9,22 +9,26 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Verdict", "compare"]
+__all__ = ["Comparison", "Verdict", "compare", "interval_of_median"]
 
 Verdict = Literal["same", "faster", "slower", "undecided"]
 RESAMPLES = 2000
 LEVEL = 0.95
+LEAST = 8  # samples on a side: of fewer, the least and the greatest hold the median less often than that
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Head against base: medians, head's over base's with its 95 % interval, and what that says."""
+    """Head against base: medians, head's over base's with its 95 % interval, and what that says.
+
+    ``low`` and ``high`` are None where a side has too few samples for an interval.
+    """
 
     base: float
     head: float
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     verdict: Verdict
 
 
@@ -46,6 +50,9 @@ def compare(
         ``same`` where the whole interval is within the margin, ``faster`` or ``slower`` where none of it is,
         ``undecided`` otherwise.
     """
+    of_base, of_head = (float(np.median(np.concatenate(side))) for side in (base, head))
+    if min(sum(map(len, side)) for side in (base, head)) < LEAST:
+        return Comparison(of_base, of_head, of_head / of_base, None, None, "undecided")
     draws = np.random.default_rng(0)
     ratios = _medians(head, draws) / _medians(base, draws)
     tail = (1 - LEVEL) / 2
@@ -57,9 +64,19 @@ def compare(
         verdict = "faster"
     elif low >= 1 - margin and high <= 1 + margin:
         verdict = "same"
-    medians = (float(np.median(np.concatenate(side))) for side in (base, head))
-    of_base, of_head = medians
     return Comparison(of_base, of_head, of_head / of_base, low, high, verdict)
+
+
+def interval_of_median(processes: Sequence[NDArray[np.float64]]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the median of times, from one process or several, by the same bootstrap.
+
+    None where there are too few samples.
+    """
+    if sum(map(len, processes)) < LEAST:
+        return None
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(_medians(processes, np.random.default_rng(0)), (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def _medians(processes: Sequence[NDArray[np.float64]], draws: np.random.Generator) -> NDArray[np.float64]:

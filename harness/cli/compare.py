@@ -12,7 +12,7 @@ from harness.cli.output import escape, out, print_json, say
 
 __all__ = ["compare"]
 
-_What = Annotated[str, typer.Argument(help="A label of `harness bench`, set:N or run:N.")]
+_What = Annotated[str, typer.Argument(help="A label, set:N, run:N or commit:SHA.")]
 
 
 def compare(
@@ -57,10 +57,12 @@ def compare(
         colour = colours.get(result.verdict, "default")
         table.add_row(
             escape(one if one == other else f"{other} / {one}"),
-            f"{1e3 * result.base:.4g}",
-            f"{1e3 * result.head:.4g}",
+            f"{1e3 * result.base:.4g}{' *' if sides[0][one].spoilt else ''}",
+            f"{1e3 * result.head:.4g}{' *' if sides[1][other].spoilt else ''}",
             f"{result.ratio:.3f}",
-            f"{result.low:.3f} to {result.high:.3f}",
+            "few samples" if result.low is None else f"{result.low:.3f} to {result.high:.3f}",
             f"[{colour}]{result.verdict}[/]",
         )
+    if any(sides[0][one].spoilt or sides[1][other].spoilt for one, other, _ in found):
+        table.caption, table.caption_justify = "* spoilt; `harness sets show` says by what", "left"
     out.print(table)

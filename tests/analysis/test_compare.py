@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harness.analysis.compare import compare
+from harness.analysis.compare import compare, interval_of_median
 
 
 def times(seed, median, n=200, spread=0.03):
@@ -47,3 +47,11 @@ def test_the_interval_covers_the_truth_also_where_neighbours_resemble_each_other
     found = [compare([drifting()], [drifting()]) for _ in range(60)]
     covered = sum(one.low <= 1 <= one.high for one in found)
     assert covered >= 50, "of 60, where 57 are expected"
+
+
+def test_few_samples_decide_nothing() -> None:
+    few, many = [np.full(3, 1.0), np.full(4, 1.0)], [np.full(8, 2.0)]
+    found = compare(few, many)
+    assert (found.ratio, found.low, found.high, found.verdict) == (2.0, None, None, "undecided")
+    assert interval_of_median(few) is None
+    assert interval_of_median(many) == (2.0, 2.0)
