@@ -178,7 +178,7 @@ def _open_options(path: Path, *, create: bool, write: bool) -> dict[str, str]:
         raise StoreError(f"results database {path}: this is a folder; name a file in it")
     if not path.exists():
         if not create:
-            raise StoreError(f"there is no results database {path}; `harness run` makes one")
+            raise StoreError(f"there is no results database {path}; `harness run` and `harness bench` make one")
         if not folder.is_dir():
             raise StoreError(f"results database {path}: the folder {folder} does not exist; create it")
         if not os.access(folder, os.W_OK | os.X_OK):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from sqlalchemy import delete, select
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import Session, selectinload
 
 from harness.results import MeasurementSet
 from harness.store import shared
@@ -32,37 +32,16 @@ class Sets:
 
     def add(self, record: MeasurementSet) -> int:
         """Store a set with its measurements in one transaction, and return its id; it gets a uid and a time here."""
+        (number,) = self.add_all([record])
+        return number
+
+    def add_all(self, records: Iterable[MeasurementSet]) -> list[int]:
+        """Store several sets in one transaction, and return their ids."""
         with writing(self._database) as session:
-            row = MeasurementSetRow(
-                uid=uuid4().hex,
-                label=record.label,
-                suite=record.suite,
-                name=record.name,
-                config=dict(record.config),
-                plugins=[asdict(plugin) for plugin in record.plugins],
-                environment_id=shared.environment_id(session, record.environment) if record.environment else None,
-                weights=asdict(record.weights) if record.weights else None,
-                status=record.status,
-                message=record.message,
-                commit=record.commit,
-                created_at=datetime.now(UTC),
-                measurements=[
-                    SetMeasurementRow(
-                        position=position,
-                        name=one.name,
-                        unit=one.unit,
-                        batch_size=one.batch_size,
-                        device=one.device,
-                        n=len(one.samples),
-                        samples=pack_doubles(one.samples),
-                        details=dict(one.details),
-                    )
-                    for position, one in enumerate(record.measurements)
-                ],
-            )
-            session.add(row)
+            rows = [_to_row(session, record) for record in records]
+            session.add_all(rows)
             session.flush()
-            return row.id
+            return [row.id for row in rows]
 
     def read(
         self,
@@ -71,21 +50,26 @@ class Sets:
         suite: str | None = None,
         commit: str | None = None,
         ids: Collection[int] | None = None,
+        newest: int | None = None,
     ) -> list[MeasurementSet]:
-        """Return sets with their measurements, in the order in which they were stored; all, or those so described."""
-        query = select(MeasurementSetRow).order_by(MeasurementSetRow.id)
+        """Return sets with their measurements, in the order in which they were stored; all, or those so described.
+
+        A commit is named by its beginning, too. ``newest`` limits them to so many.
+        """
+        query = select(MeasurementSetRow).order_by(MeasurementSetRow.id.desc()).limit(newest)
         for column, wanted in (
             (MeasurementSetRow.label, label),
             (MeasurementSetRow.suite, suite),
-            (MeasurementSetRow.commit, commit),
         ):
             if wanted is not None:
                 query = query.where(column == wanted)
+        if commit is not None:
+            query = query.where(MeasurementSetRow.commit.startswith(commit, autoescape=True))
         if ids is not None:
             query = query.where(MeasurementSetRow.id.in_(ids))
         query = query.options(selectinload(MeasurementSetRow.environment), selectinload(MeasurementSetRow.measurements))
         with reading(self._database) as session:
-            return [to_set(row) for row in session.scalars(query)]
+            return [to_set(row) for row in session.scalars(query)][::-1]
 
     def remove(self, ids: Collection[int]) -> None:
         """Delete sets with their measurements.
@@ -99,3 +83,33 @@ class Sets:
                 refuse(self._database, f"it has no measurement set {missing[0]}")
             session.execute(delete(MeasurementSetRow).where(MeasurementSetRow.id.in_(known)))
             shared.remove_unused(session)
+
+
+def _to_row(session: Session, record: MeasurementSet) -> MeasurementSetRow:
+    return MeasurementSetRow(
+        uid=uuid4().hex,
+        label=record.label,
+        suite=record.suite,
+        name=record.name,
+        config=dict(record.config),
+        plugins=[asdict(plugin) for plugin in record.plugins],
+        environment_id=shared.environment_id(session, record.environment) if record.environment else None,
+        weights=asdict(record.weights) if record.weights else None,
+        status=record.status,
+        message=record.message,
+        commit=record.commit,
+        created_at=datetime.now(UTC),
+        measurements=[
+            SetMeasurementRow(
+                position=position,
+                name=one.name,
+                unit=one.unit,
+                batch_size=one.batch_size,
+                device=one.device,
+                n=len(one.samples),
+                samples=pack_doubles(one.samples),
+                details=dict(one.details),
+            )
+            for position, one in enumerate(record.measurements)
+        ],
+    )
