@@ -20,13 +20,18 @@ from harness.measure.rule import Rule
 from harness.results import EpochResult
 
 __all__ = [
+    "QUERY_SAMPLES",
     "BenchConfig",
     "BenchTask",
     "Mode",
     "Override",
     "Precision",
     "Recipe",
+    "RoofTask",
     "RunConfig",
+    "Scenario",
+    "ScenarioConfig",
+    "ScenarioTask",
     "Task",
     "apply_to_dataset",
     "apply_to_schedule",
@@ -37,6 +42,8 @@ __all__ = [
 
 Precision = Literal["fp32", "bf16"]
 Mode = Literal["inference", "train"]
+Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
+QUERY_SAMPLES = 8  # of a query in the multi-stream scenario, by MLPerf's rules
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -93,11 +100,33 @@ class BenchConfig(Options):
     precision: Precision = "fp32"
     batch_size: int = Field(1, ge=1, le=65_536)
     device: str = "auto"
+    suite: ClassVar[str] = "bench"
 
     @property
     def name(self) -> str:
         """The same for whatever can be compared with it."""
         return f"{self.backbone} {self.mode} {self.precision} batch {self.batch_size}"
+
+
+class ScenarioConfig(BenchConfig):
+    """A test by MLPerf's LoadGen.
+
+    ``batch_size`` is the most images that are computed at once, ``duration`` LoadGen's least duration in seconds.
+    ``target_qps`` (queries a second) and ``latency_bound`` (milliseconds) are those of the server scenario, None in
+    others.
+    """
+
+    scenario: Scenario
+    duration: float = Field(10.0, ge=0.1, le=3600)
+    target_qps: float | None = Field(None, gt=0, le=100_000)
+    latency_bound: float | None = Field(None, gt=0, le=60_000)
+    suite: ClassVar[str] = "loadgen"
+
+    @property
+    def name(self) -> str:
+        """The same for whatever can be compared with it."""
+        load = "" if self.target_qps is None else f" at {self.target_qps:g} queries/s"
+        return f"{self.backbone} {self.mode} {self.precision} {self.scenario} batch {self.batch_size}{load}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +141,34 @@ class BenchTask:
     config: BenchConfig
     rule: Rule | None
     work: ClassVar[str] = "harness.engine.bench"
+
+
+@dataclass(frozen=True)
+class RoofTask:
+    """What a machine can do at most, as the process that measures it is told to.
+
+    Args:
+        device: as a user says it.
+        rule: when sampling stops.
+    """
+
+    device: str
+    rule: Rule
+    work: ClassVar[str] = "harness.engine.roofs"
+
+
+@dataclass(frozen=True)
+class ScenarioTask:
+    """A test by LoadGen as its process is given it.
+
+    Args:
+        config: what to test.
+        folder: where LoadGen writes its logs; whoever made it removes it, also where the process was killed.
+    """
+
+    config: ScenarioConfig
+    folder: Path
+    work: ClassVar[str] = "harness.engine.scenarios"
 
 
 class Override:

@@ -168,7 +168,8 @@ class Measurement:
 
     Names in use: ``latency`` (seconds a batch, with ``batch_size``), ``rss_peak``, ``cuda_allocated_peak``,
     ``cuda_reserved_peak``, ``cuda_used``, ``parameters``, ``buffers`` (bytes), ``energy`` (joules an image), ``flops``,
-    ``moved_bytes``, ``kernels`` (of a call), and those of :mod:`harness.measure.roofs`.
+    ``moved_bytes``, ``kernels`` (of a call), those of :mod:`harness.engine.roofs`, and ``loadgen_result``,
+    ``scheduled_samples`` and ``sample_latency`` of :mod:`harness.engine.scenarios`.
 
     ``details`` says how the samples were taken; where there are none, ``details["absent"]`` says why.
     """
@@ -191,7 +192,8 @@ class Failure:
     traceback: str = ""
 
 
-Event = RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Measurement | Failure
+# An environment comes alone where no network is measured, but the machine.
+Event = Environment | RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Measurement | Failure
 
 
 # --- what the store is given beside the events, and what it returns --------------------------------------------------
@@ -344,7 +346,7 @@ class Run:
 class MeasurementSet:
     """What was measured of one thing in one process, without a run: a backbone, a machine, somebody's benchmark.
 
-    ``suite`` says who measured (``bench``, ``roofs``, ``pytest-benchmark``), ``name`` what, the same in every set that
+    ``suite`` says who measured (``bench``, ``loadgen``, ``roofs``, ...), ``name`` what, the same in every set that
     can be compared with it; sets of one command share a ``label``. ``commit`` is of the repository that was measured.
     ``message`` says what went wrong where ``status`` is another than ``completed``. ``uid`` is unique across databases.
     """

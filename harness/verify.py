@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import TrainingError
+from harness.launch import kill_tree
 from harness.results import Run, Selection
 from harness.store import Store, open_store
 from harness.store.upkeep import check
@@ -100,7 +99,7 @@ def verify_resume(
 
 def _start(arguments: Sequence[str], database: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "harness", "run", *arguments, "--db", str(database)]
-    # A group of its own, so that a kill reaches the run's process too, as a power cut would.
+    # A session of its own: an interrupt in the terminal is this process's.
     return subprocess.Popen(  # noqa: S603
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -114,7 +113,7 @@ def _wait(process: subprocess.Popen[str], kill_after: float | None) -> bool:
         return False
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process.pid)
             process.communicate()
     if process.returncode != 0:
         said = "\n".join(errors.strip().splitlines()[-5:])

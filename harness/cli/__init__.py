@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import cache, data, db, runs
+from harness.cli import cache, data, db, runs, sets
 from harness.cli.bench import bench
 from harness.cli.compare import compare
 from harness.cli.doctor import doctor
+from harness.cli.gate import GateCommand, gate
 from harness.cli.plugins import plugins
 from harness.cli.report import report
 from harness.cli.resume import resume
+from harness.cli.roofs import roofs
 from harness.cli.run import run
 from harness.cli.verify_resume import verify_resume
 from harness.errors import BrokenPluginError, HarnessError
@@ -33,9 +35,12 @@ app.command()(run)
 app.command()(resume)
 app.command("verify-resume", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(verify_resume)
 app.command()(bench)
+app.command()(roofs)
 app.command()(compare)
+app.command(cls=GateCommand)(gate)
 app.command()(report)
 app.add_typer(runs.app, name="runs")
+app.add_typer(sets.app, name="sets")
 app.command()(plugins)
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
@@ -73,4 +78,4 @@ def main(argv: list[str] | None = None) -> None:
         if isinstance(error, BrokenPluginError) and error.details:
             err.print(escape(error.details.rstrip()), soft_wrap=True)
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from harness import results
 from harness.cli.output import escape
+from harness.cli.scenarios import reasons, result_words
 from harness.config import BenchConfig
 
 __all__ = ["BenchDisplay", "RunDisplay"]
@@ -151,9 +152,14 @@ class BenchDisplay:
         if record.status != "completed" or latency is None:
             self._print(f"{escape(record.name)}: [bold red]{record.status}:[/] {escape(record.message)}")
             return
-        median = float(np.median(latency.samples))
-        speed = (latency.batch_size or 1) / median
-        self._print(f"{escape(record.name)}: {1e3 * median:.4g} ms, {speed:.4g} images/s")
+        if record.measurement("loadgen_result"):
+            self._print(f"{escape(record.name)}: {escape(result_words(record))}")
+            for reason in reasons(record):
+                self._print(f"  [yellow]not valid:[/] {escape(reason)}")
+        else:
+            median = float(np.median(latency.samples))
+            speed = (latency.batch_size or 1) / median
+            self._print(f"{escape(record.name)}: {1e3 * median:.4g} ms, {speed:.4g} images/s")
         for flag in latency.details["flags"]:
             self._print(f"  [yellow]spoilt:[/] {escape(flag)}")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CheckpointEvery", "Database", "Json", "Latency", "MemoryLimit", "Timeout"]
+__all__ = ["CheckpointEvery", "Database", "Json", "Latency", "MemoryLimit", "Timeout", "words"]
 
 Database = Annotated[str, typer.Option("--db", envvar="HARNESS_DB", help="Results database: a file or a URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -22,3 +22,8 @@ CheckpointEvery = Annotated[
 Latency = Annotated[
     bool, typer.Option(help="Measure the latency of inference at the end of a run, which takes some seconds.")
 ]
+
+
+def words(text: str) -> list[str]:
+    """Split what stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]

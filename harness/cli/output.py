@@ -14,12 +14,24 @@ from rich.console import Console
 
 from harness.errors import ConfigError
 
-__all__ = ["bar", "err", "escape", "no_control", "out", "parquet_module", "print_json", "readable_bytes", "say"]
+__all__ = [
+    "bar",
+    "err",
+    "escape",
+    "no_control",
+    "out",
+    "parquet_module",
+    "print_json",
+    "readable_bytes",
+    "say",
+    "scale",
+]
 
-out = Console(soft_wrap=False, highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(soft_wrap=False, highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
+_SCALES = {"s": (1e3, "ms"), "B": (2**-20, "MiB"), "FLOP": (1e-9, "GFLOP"), "1": (1.0, "")}
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
 
 
@@ -60,6 +72,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def scale(unit: str) -> tuple[float, str]:
+    """Return by what to multiply a figure in a unit as it is stored, and in which unit a person then reads it."""
+    return _SCALES.get(unit, (1.0, unit))
 
 
 def readable_bytes(n: float) -> str:

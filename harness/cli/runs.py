@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from harness.cli.options import Database, Json
-from harness.cli.output import escape, out, print_json, say
+from harness.cli.output import escape, out, print_json, say, scale
 from harness.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -251,14 +252,17 @@ def show_run(
     """
     from rich.table import Table
 
+    from harness.analysis.roofs import SUITE, place_run
+    from harness.cli.measurements import placed_words
     from harness.cli.tables import run_json
     from harness.report.text import execution
     from harness.store import open_store
 
     with open_store(db, create=False, say=say) as store:
         run = store.run(run_id)
+        placed = place_run(run, store.sets.read(suite=SUITE))
     if as_json:
-        print_json(run_json(run))
+        print_json(run_json(run) | {"roofs": {size: asdict(one) for size, one in placed.items()}})
         return
     facts = Table(show_header=False, box=None)
     facts.add_column(style="dim")
@@ -287,6 +291,8 @@ def show_run(
         rows[_measured(measurement.name, measurement.batch_size, measurement.stage)] = _figures(
             measurement.samples.tolist(), measurement.unit
         )
+    for size, one in placed.items():
+        rows[f"of the roof, batch {size}"] = placed_words(one)
     if run.tags:
         rows["tags"] = ", ".join(run.tags)
     if run.note:
@@ -340,10 +346,10 @@ def _measured(name: str, batch_size: int | None, stage: str | None) -> str:
 def _figures(samples: list[float], unit: str) -> str:
     from statistics import median
 
-    scale, shown = {"s": (1e3, "ms"), "B": (2**-20, "MiB")}.get(unit, (1.0, unit))
+    factor, shown = scale(unit)
     if len(samples) == 1:
-        return f"{samples[0] * scale:.1f} {shown}"
+        return f"{samples[0] * factor:.{0 if unit == '1' else 1}f} {shown}"
     return (
-        f"median {median(samples) * scale:.2f} {shown}, least {min(samples) * scale:.2f}, "
-        f"most {max(samples) * scale:.2f} (n = {len(samples)})"
+        f"median {median(samples) * factor:.2f} {shown}, least {min(samples) * factor:.2f}, "
+        f"most {max(samples) * factor:.2f} (n = {len(samples)})"
     )

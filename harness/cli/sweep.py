@@ -38,7 +38,7 @@ def execute(
 ) -> None:
     """Execute a sweep, show it, and end with the exit code that it deserves."""
     from harness.cli.display import RunDisplay
-    from harness.cli.tables import accuracy_table, ensemble_json, run_json
+    from harness.cli.tables import accuracy_table, ensemble_json, of_one_class, run_json
     from harness.experiment import Execution, run_sweep
     from harness.launch import Limits
     from harness.results import Selection
@@ -72,7 +72,9 @@ def execute(
         synthetic = ", synthetic images" if dataset.synthetic else ""
         out.print(accuracy_table(runs, outcome.ensembles, f"{name} ({dataset.name}{synthetic})"))
         out.print("Share and number of test images right; below, the Wilson 95 % interval in %.", style="dim")
-        out.print(escape(f"Next: harness report{shown}{named}    harness runs list{shown}"), soft_wrap=True)
+        for words in of_one_class(runs):
+            out.print(f"{escape(words)}: it has learnt no difference yet.", style="dim")
+        out.print(escape(f"Next: harness report{shown}{named}\n      harness runs list{shown}"), soft_wrap=True)
     unfinished = [run for run in runs if run.status != "completed"]
     if outcome.interrupted:
         err.print(

@@ -13,7 +13,7 @@ from rich.text import Text
 from harness.cli.output import escape, no_control
 from harness.results import EnsembleRecord, Run, StageRecord
 
-__all__ = ["LIST_COLUMNS", "accuracy_table", "ensemble_json", "list_json", "list_table", "run_json"]
+__all__ = ["LIST_COLUMNS", "accuracy_table", "ensemble_json", "list_json", "list_table", "of_one_class", "run_json"]
 
 LIST_COLUMNS = (
     "id", "uid", "experiments", "status", "backbone", "weights", "schedule", "dataset", "synthetic", "seed",
@@ -46,6 +46,19 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
         members = len(of_method[0].members)
         table.add_row("", f"{escape(method)} of {members}", "", *cells)
     return table
+
+
+def of_one_class(runs: Sequence[Run]) -> list[str]:
+    """Say which runs call every test image the same: what they are right in is the share of that class, and no more."""
+    said = []
+    for run in runs:
+        last = _last_tested(run)
+        if last is None or last.test_confusion is None:
+            continue
+        columns = [sum(column) for column in zip(*last.test_confusion, strict=True)]
+        if sum(map(bool, columns)) == 1:
+            said.append(f"{run.backbone} calls every test image {run.dataset.classes[columns.index(max(columns))]}")
+    return said
 
 
 def _stage_names(run: Run) -> list[str]:

@@ -29,6 +29,7 @@ from harness.measure.environment import read_environment
 from harness.measure.latency import measure_latency
 from harness.measure.memory import peaks, reset_peaks
 from harness.measure.rule import Rule
+from harness.measure.work import measure_work
 from harness.paths import Kept, kept_dir
 from harness.results import EpochResult, Event, Measurement, Note, Progress, RunSetup
 
@@ -55,10 +56,8 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         emit(Note(text))
 
     config = task.config
-    device = resolve_device(config.device, config.precision)
+    device = resolve_device(config.device, config.precision, note)
     torch.use_deterministic_algorithms(config.deterministic)
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; this process does nothing else
     backbone = registry.load(registry.find("backbone", config.backbone), Backbone)
     dataset = registry.load(registry.find("dataset", config.dataset), Dataset)
     options = dataset.Options.model_validate(config.data)
@@ -136,6 +135,8 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     for number, batch_size in enumerate(LATENCY_BATCH_SIZES):
         emit(Progress("latency", number, len(LATENCY_BATCH_SIZES)))
         call = inference(module, backbone, len(splits.classes), batch_size, device, config.precision)
+        for one in measure_work(call, batch_size, environment.device_name):
+            emit(one)
         emit(measure_latency(call, batch_size, device, environment.device_name, LATENCY))
 
 

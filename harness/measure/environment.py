@@ -24,6 +24,7 @@ def read_environment(device: torch.device) -> Environment:
         "platform": platform.platform(),
         "cpu": cpu,
         "cpu_count": os.cpu_count(),
+        "cpu_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "threads": torch.get_num_threads(),
         "malloc": os.environ.get("GLIBC_TUNABLES", ""),

@@ -101,14 +101,14 @@ class _Processor(Sensors):
         total, used, own, stolen = (b - a for a, b in zip(self._before, self._times(), strict=True))
         found = super().flags()
         if total > 0 and used - own > OTHERS * total:
-            found.append(f"other processes took {(used - own) / total:.0%} of the processor")
+            found.append(f"meanwhile other processes took {(used - own) / total:.0%} of the processor")
         if total > 0 and stolen > STOLEN * total:
             found.append(f"the host of this virtual machine withheld {stolen / total:.0%} of the processor")
         return found
 
     def busy(self) -> str | None:
         share = psutil.cpu_percent(IDLE_SECONDS) / 100
-        return f"{share:.0%} of the processor was busy with something else" if share > OTHERS else None
+        return f"before it began, {share:.0%} of the processor was busy with something else" if share > OTHERS else None
 
     def joules(self) -> float:
         if not self._zones:
@@ -158,7 +158,7 @@ class _Gpu(Sensors):
 
     def busy(self) -> str | None:
         used = self._ask(self._nvml.nvmlDeviceGetUtilizationRates).gpu / 100
-        return f"the GPU was {used:.0%} busy with something else" if used > OTHERS else None
+        return f"before it began, the GPU was {used:.0%} busy with something else" if used > OTHERS else None
 
     def joules(self) -> float:
         return float(self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption)) / 1e3

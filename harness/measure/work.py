@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Work", "count_work"]
+from harness.results import Measurement
+
+__all__ = ["Work", "count_work", "measure_work"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ def count_work(call: Callable[[], object]) -> Work:
     with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
         call()
     return Work(int(flops.get_total_flops()), traffic.moved_bytes, traffic.kernels)
+
+
+def measure_work(call: Callable[[], object], batch_size: int, device_name: str) -> list[Measurement]:
+    """Watch one call that works on a batch; return its ``flops``, ``moved_bytes`` and ``kernels``."""
+    work = count_work(call)
+    counts = (("flops", "FLOP", work.flops), ("moved_bytes", "B", work.moved_bytes), ("kernels", "1", work.kernels))
+    return [
+        Measurement(name, unit, np.array([count], np.float64), device_name, batch_size) for name, unit, count in counts
+    ]
 
 
 class _Traffic(TorchDispatchMode):

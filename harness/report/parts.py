@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.metrics import classify, correct, wilson
+from harness.analysis.roofs import Placed
 from harness.analysis.samples import summarize
 from harness.report.text import count
 from harness.results import Measurement, Run, StageRecord
@@ -242,7 +243,10 @@ def confusion(run: Run, stage: StageRecord) -> Confusion | None:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds a batch. ``low`` and ``high`` are the median's 95 % interval, None where the samples are too few."""
+    """Seconds a batch. ``low`` and ``high`` are the median's 95 % interval, None where the samples are too few.
+
+    ``placed`` says how far below the machine's roof that lies, None where the roof or the work is not known.
+    """
 
     batch_size: int
     n: int
@@ -257,9 +261,10 @@ class Latency:
     p99: float
     most: float
     images_per_second: float
+    placed: Placed | None
 
 
-def _latency(batch_size: int, measurements: Sequence[Measurement]) -> Latency:
+def _latency(batch_size: int, measurements: Sequence[Measurement], placed: Placed | None) -> Latency:
     samples = np.concatenate([measurement.samples for measurement in measurements])
     found = summarize(samples)
     return Latency(
@@ -276,16 +281,17 @@ def _latency(batch_size: int, measurements: Sequence[Measurement]) -> Latency:
         found.percentiles[99],
         float(samples.max()),
         batch_size / found.median,
+        placed,
     )
 
 
-def latencies(run: Run) -> tuple[Latency, ...]:
-    """Summarise the latency samples, a batch size each."""
+def latencies(run: Run, placed: Mapping[int, Placed] | None = None) -> tuple[Latency, ...]:
+    """Summarise the latency samples, a batch size each; ``placed`` says where they lie below the machine's roofs."""
     by_size: dict[int, list[Measurement]] = {}
     for measurement in run.measurements:
         if measurement.name == "latency" and measurement.batch_size and len(measurement.samples):
             by_size.setdefault(measurement.batch_size, []).append(measurement)
-    return tuple(_latency(size, by_size[size]) for size in sorted(by_size))
+    return tuple(_latency(size, by_size[size], (placed or {}).get(size)) for size in sorted(by_size))
 
 
 @dataclass(frozen=True)
@@ -301,9 +307,9 @@ class Memory:
 def memory(run: Run) -> tuple[Memory, ...]:
     """List the peaks of memory, as they were measured."""
     return tuple(
-        Memory(m.name, _MEMORY.get(m.name, m.name.replace("_", " ")), m.stage or "", float(m.samples.max()))
+        Memory(m.name, _MEMORY[m.name], m.stage or "", float(m.samples.max()))
         for m in run.measurements
-        if m.unit == "B" and len(m.samples)
+        if m.name in _MEMORY and len(m.samples)
     )
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.analysis.roofs import SUITE
 from harness.errors import ConfigError, StoreError, did_you_mean
 from harness.report import charts, text
 from harness.report.leaderboard import LEADERS, leaderboard_view
 from harness.report.views import ExperimentView, Figure, Scatter, experiment_view, run_view
-from harness.results import Experiment, Run, Selection
+from harness.results import Experiment, MeasurementSet, Run, Selection
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -97,6 +98,7 @@ def _write_all(
     home = {other.id: f"experiments/{other.id}.html" for other in experiments} | {front.id: "index.html"}
     run_ids = {one.id: store.run_ids(Selection(experiment=one.name)) for one in experiments}
     planned = set().union(*run_ids.values())
+    roofs = store.sets.read(suite=SUITE)
     written: set[Path] = set()
     for experiment in reversed(experiments):  # the front page last: what it links to is there
         runs = [store.run(run_id) for run_id in run_ids[experiment.id]]
@@ -104,7 +106,7 @@ def _write_all(
         curves = {figure.run.id: _curves(figure, view.accuracy_domain) for figure in view.figures}
         for run in runs:
             path = out / "runs" / f"{run.id}.html"
-            _write(path, _run_page(run, home[experiment.id], curves.get(run.id)))
+            _write(path, _run_page(run, home[experiment.id], curves.get(run.id), roofs))
             written.add(path)
             watch(len(written), len(planned))
         if experiment is front:
@@ -131,8 +133,8 @@ def _write_all(
     return out / "index.html"
 
 
-def _run_page(run: Run, home: str, curves: tuple[Markup, Markup] | None) -> str:
-    view = run_view(run)
+def _run_page(run: Run, home: str, curves: tuple[Markup, Markup] | None, roofs: Sequence[MeasurementSet]) -> str:
+    view = run_view(run, roofs)
     drawn = [charts.latency_chart(one, view.label, f"run{run.id}-batch{one.batch_size}") for one in view.latencies]
     return _render("run.html.j2", view=view, root="../", home=home, curves=curves, latency_charts=drawn)
 

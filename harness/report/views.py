@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.analysis.roofs import place_run
 from harness.report.answer import Answer, answer, baseline, same_test_images
 from harness.report.paper import Deviation, Paper, PaperFigure, deviations, load_paper, options
 from harness.report.parts import (
@@ -29,7 +30,7 @@ from harness.report.parts import (
     val_share,
 )
 from harness.report.text import bytes_, count, execution, flatten, interval, percent, show
-from harness.results import DatasetRecord, EnsembleRecord, Experiment, Run, StageRecord
+from harness.results import DatasetRecord, EnsembleRecord, Experiment, MeasurementSet, Run, StageRecord
 
 __all__ = ["ExperimentView", "Point", "RunView", "Scatter", "experiment_view", "run_view"]
 
@@ -503,8 +504,8 @@ class RunView:
     packages: tuple[tuple[str, str], ...]
 
 
-def run_view(run: Run) -> RunView:
-    """Compute the page of a run that was read with everything."""
+def run_view(run: Run, roofs: Sequence[MeasurementSet] = ()) -> RunView:
+    """Compute the page of a run that was read with everything, beside what ``roofs`` say of its machine."""
     paper = load_paper()
     protocol = {key: show(value) for key, value in paper.protocol.items()} if paper.concerns(run) else {}
     environment = (
@@ -521,7 +522,7 @@ def run_view(run: Run) -> RunView:
         seconds=_seconds(run),
         stages=tuple(_stage_view(run, stage) for stage in run.stages),
         confusions=tuple(found for stage in run.stages if (found := confusion(run, stage)) is not None),
-        latencies=latencies(run),
+        latencies=latencies(run, place_run(run, roofs)),
         memory=memory(run),
         options=tuple(
             OptionView(key, value, protocol[key] if protocol.get(key, value) != value else "")

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.launch import kill_tree
 from harness.results import Run
 from harness.store import open_store
 from support import Harness
@@ -64,7 +65,7 @@ def start(test_plugins: Path, tmp_path: Path) -> Iterator[Start]:
     yield run
     for process in started:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process.pid)
         process.wait()
         process.stderr.close()
 
@@ -129,7 +130,7 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_happened(
 
     # a kill of everything, later on: the run is lost, and nothing recorded is
     process = start(epochs=recorded + 2)
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_tree(process.pid)
     _, said = process.communicate()
     assert f"goes on from its checkpoint: frozen, {recorded} of 8 epochs done" in said
     first, _ = _runs(database)
@@ -140,7 +141,7 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_happened(
 
     # the same command goes on; killed in the second stage
     process = start(epochs=9)
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_tree(process.pid)
     process.wait()
 
     resumed = harness("resume", PYTHONPATH=test_plugins)
