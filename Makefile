@@ -12,6 +12,7 @@ DEMO   := reports/demo
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt $(EXAMPLE)/pyproject.toml
+	@echo "Installing about 6 GB of packages into $(VENV), which takes a minute or more ..."
 	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,parquet,postgres]' -e $(EXAMPLE)

@@ -125,7 +125,7 @@ def test_what_is_no_database_is_named(tmp_path, create, make, says):
 
 def test_a_missing_file_is_made_by_run_alone(tmp_path):
     path = tmp_path / "none.db"
-    with pytest.raises(StoreError, match=r"no results database .*none.db; `harness run` makes one"):
+    with pytest.raises(StoreError, match=r"no results database .*none.db; `harness run` and `harness bench` make one"):
         open_store(str(path), create=False)
     assert not path.exists()
     with pytest.raises(StoreError, match="missing does not exist"):
