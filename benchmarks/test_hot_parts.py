@@ -137,7 +137,7 @@ def test_augment_baseline_torchvision_image_by_image(benchmark, split: Split) ->
 
 @pytest.mark.benchmark(group="crop, flip and normalise a batch of 32")
 def test_augment_a_batch(benchmark, split: Split) -> None:
-    augment, images = _augment(), split.batch(torch.arange(BATCH), CPU)[0]
+    augment, images = _augment(), split.batch(torch.arange(BATCH), CPU)
     draws = augment.draw(BATCH, torch.Generator().manual_seed(0))
     benchmark(lambda: augment.inputs(images, draws))
     _per_image(benchmark, BATCH)
@@ -156,7 +156,7 @@ def _built(stage) -> tuple[nn.Module, Backbone]:
 def test_features_baseline_torchvision_fp32(benchmark, split: Split) -> None:
     network = torchvision.models.resnet18(weights=None).eval()
     network.fc = nn.Identity()
-    inputs = _augment().inputs(split.batch(torch.arange(N), CPU)[0]).contiguous()
+    inputs = _augment().inputs(split.batch(torch.arange(N), CPU)).contiguous()
 
     def features() -> None:
         with torch.no_grad():
@@ -171,7 +171,7 @@ def test_features_baseline_torchvision_fp32(benchmark, split: Split) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_features(benchmark, split: Split, precision: str) -> None:
     module, backbone = _built(FROZEN)
-    augment, images = _augment(), split.batch(torch.arange(2), CPU)[0]
+    augment, images = _augment(), split.batch(torch.arange(2), CPU)
     trunk = cut(module, backbone.logits, augment.inputs(images)).trunk
     form = InferenceForms(precision, augment.normalize).make(trunk, images)
     features = Features(form, augment, CPU, precision, BatchSize(BATCH, print), None, "", print)
@@ -208,7 +208,7 @@ def test_head_epoch(benchmark, split: Split, precision: str) -> None:
 def test_finetune_baseline_torchvision_fp32(benchmark, split: Split) -> None:
     network = torchvision.models.resnet18(weights=None, num_classes=2).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-5, momentum=0.9)
-    inputs = _augment().inputs(split.batch(torch.arange(BATCH), CPU)[0]).contiguous()
+    inputs = _augment().inputs(split.batch(torch.arange(BATCH), CPU)).contiguous()
 
     def step() -> None:
         optimizer.zero_grad()
@@ -223,7 +223,7 @@ def test_finetune_baseline_torchvision_fp32(benchmark, split: Split) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_finetune_step(benchmark, split: Split, precision: str) -> None:
     trainer, work = _trainer(split, FINETUNE, precision)
-    inputs = _augment().inputs(split.batch(torch.arange(BATCH), CPU)[0])
+    inputs = _augment().inputs(split.batch(torch.arange(BATCH), CPU))
     step = partial(trainer._step, work, trainer.module, (inputs,), split.labels[:BATCH])
     benchmark.pedantic(step, rounds=5, warmup_rounds=1)
     _per_image(benchmark, BATCH)

@@ -5,11 +5,34 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import ROOT, Harness
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch finds no CUDA device")
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as of `harness run --deterministic`
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each device that harness trains on, where the same work gives the same bits."""
+    import torch
+
+    if request.param == "cuda":
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.allow_tf32 = False
+    yield str(request.param)
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from torch import nn
 
 from harness.api import Backbone, Transform
 from harness.data.augment import Augment
-from harness.engine.batches import Split
+from harness.engine.batches import Split, move
 from harness.engine.features import FeatureCache
 from harness.engine.stage import Trainer
 from harness.results import EpochResult
@@ -36,11 +36,14 @@ def _split(n: int, seed: int) -> Split:
 
 
 def trainer_on_noise(
-    backbone: Backbone | None = None, cache: FeatureCache | None = None, transform: Transform | None = None
+    backbone: Backbone | None = None,
+    cache: FeatureCache | None = None,
+    transform: Transform | None = None,
+    device: str = "cpu",
 ):
     backbone = backbone or Small()
     torch.manual_seed(1)
-    module = backbone.architecture(auxiliary=False)
+    module = backbone.architecture(auxiliary=False).to(device)
     events: list[object] = []
     states: list[dict[str, torch.Tensor]] = []
 
@@ -51,5 +54,6 @@ def trainer_on_noise(
 
     augment = Augment(transform or PAPER.transform, 16, (0.5,) * 3, (0.5,) * 3)
     splits = {"train": _split(32, 0), "val": _split(16, 1), "test": _split(8, 2)}
-    trainer = Trainer(module, backbone, augment, splits, 0, torch.device("cpu"), "fp32", emit, cache=cache)
+    splits = move(splits, torch.device(device))
+    trainer = Trainer(module, backbone, augment, splits, 0, torch.device(device), "fp32", emit, cache=cache)
     return trainer, events, states

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -59,6 +61,15 @@ class Draws:
         """Return what was decided for some of the images."""
         return Draws(*(None if values is None else values[rows] for values in (self.boxes, self.flips)))
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return those that there are, from which :meth:`of` makes such draws again."""
+        return tuple(values for values in (self.boxes, self.flips) if values is not None)
+
+    def of(self, tensors: Sequence[Tensor]) -> Draws:
+        """Return draws of the same kind as these, for other images or on another device."""
+        given = iter(tensors)
+        return Draws(*(None if values is None else next(given) for values in (self.boxes, self.flips)))
+
 
 class Normalize(nn.Module):
     """From uint8 (n, 1 or 3, h, w) to float32 (n, 3, h, w), channels-last: levels of 0 to 1, less mean, over std."""
@@ -69,9 +80,16 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise images."""
-        mean, std = (torch.tensor(values, device=images.device) for values in (self._mean, self._std))
+        shift, slope = _line(self._mean, self._std, images.device)
         values = images.permute(0, 2, 3, 1).to(torch.float32)
-        return torch.addcmul(-mean / std, values, 1 / (255 * std)).permute(0, 3, 1, 2)
+        return torch.addcmul(shift, values, slope).permute(0, 3, 1, 2)
+
+
+@cache
+def _line(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what normalising adds to levels, and by what it multiplies them; copied to a GPU only once."""
+    of_mean, of_std = (torch.tensor(values, device=device) for values in (mean, std))
+    return -of_mean / of_std, 1 / (255 * of_std)
 
 
 @dataclass(frozen=True)
@@ -131,13 +149,16 @@ def resample(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None = No
             resized and the box is what is kept of it. Otherwise the box is cut out first.
 
     Returns:
-        uint8 (n, channels, size, size). On a CPU they are Pillow's pixels; elsewhere, by matrix products, they differ
-        from those by a level, in rare pixels by two.
+        uint8 (n, channels, size, size). On a CPU they are Pillow's pixels; on a GPU rare ones differ from those by a
+        level, or two where a box becomes smaller.
     """
     if flips is None:
-        flips = torch.zeros(len(images), dtype=torch.bool)
-    way = _with_pillow if images.device.type == "cpu" else _with_products
-    return way(images, boxes, flips, size, beyond)
+        flips = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    if images.device.type == "cpu":
+        return _with_pillow(images, boxes, flips, size, beyond)
+    from harness.data.resample import resample_on_gpu  # Triton, which comes with torch for GPUs
+
+    return resample_on_gpu(images, boxes, flips, size, beyond)
 
 
 def _with_pillow(images: Tensor, boxes: Tensor, flips: Tensor, size: int, beyond: bool) -> Tensor:
@@ -155,28 +176,3 @@ def _with_pillow(images: Tensor, boxes: Tensor, flips: Tensor, size: int, beyond
         made = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
         out[...] = (made[:, ::-1] if flip else made).reshape(out.shape)
     return torch.from_numpy(resized).permute(0, 3, 1, 2)
-
-
-def _with_products(images: Tensor, boxes: Tensor, flips: Tensor, size: int, beyond: bool) -> Tensor:
-    boxes = boxes.to(images.device, torch.float32)
-    rows = _weights(boxes[:, 0], boxes[:, 2], images.shape[2], size, beyond)
-    columns = _weights(boxes[:, 1], boxes[:, 3], images.shape[3], size, beyond)
-    columns = torch.where(flips.to(images.device)[:, None, None], columns.flip(1), columns)
-    lines = _levels(images.float() @ columns[:, None].transpose(2, 3))  # Pillow too keeps whole levels between
-    return _levels(rows[:, None] @ lines).to(torch.uint8)
-
-
-def _weights(begin: Tensor, length: Tensor, available: int, size: int, beyond: bool) -> Tensor:
-    """Return (n, size, available): what each pixel of a line takes from each pixel along ``length`` from ``begin``."""
-    scale = (length / size)[:, None, None]
-    centres = begin[:, None, None] + (torch.arange(size, device=begin.device)[:, None] + 0.5) * scale
-    pixels = torch.arange(available, device=begin.device) + 0.5
-    weights = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp_(min=0)
-    if not beyond:
-        weights *= (pixels > begin[:, None, None]) & (pixels < (begin + length)[:, None, None])
-    return weights / weights.sum(2, keepdim=True)
-
-
-def _levels(values: Tensor) -> Tensor:
-    """Round halves up, as Pillow does."""
-    return values.add_(0.5).floor_()

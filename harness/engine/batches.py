@@ -28,11 +28,11 @@ class Split:
     hashes: Sequence[str] = ()
     release: Callable[[], None] = lambda: None
 
-    def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return images (b, channels, size, size) and labels (b,) of ``indices`` on the device."""
+    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Return images (b, channels, size, size) of ``indices`` on the device."""
         images = self.images[indices.to(self.images.device)].permute(0, 3, 1, 2)
         self.release()
-        return images.to(device), self.labels[indices].to(device)
+        return images.to(device)
 
 
 def move(splits: Mapping[str, Split], device: torch.device) -> dict[str, Split]:

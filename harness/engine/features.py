@@ -110,8 +110,7 @@ class Features:
 
     def _compute(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
         def compute(part: slice) -> Rows:
-            images, _ = split.batch(items[part], self.device)
-            crops = self.augment.crop(images, draws[part] if draws else None)
+            crops = self.augment.crop(split.batch(items[part], self.device), draws[part] if draws else None)
             with autocast(self.device, self.precision):
                 return self.trunk(crops)
 

@@ -27,8 +27,9 @@ from harness.engine.features import FeatureCache, Features, Rows, source
 from harness.engine.forms import InferenceForms, keep_in_bf16
 from harness.engine.model import is_trained, prepare, set_train_mode
 from harness.engine.seeds import generator, seed_for
+from harness.engine.steps import Shown, Steps, own_stream
 from harness.errors import BrokenPluginError, Stopped, TrainingError
-from harness.measure.clock import now, synchronize
+from harness.measure.clock import now
 from harness.results import EpochResult, Event, Note, Prediction, Progress, StageResult, StageStarted
 
 __all__ = ["Trainer", "forward"]
@@ -37,6 +38,7 @@ State = dict[str, Tensor]
 
 # Where its size changes nothing but speed. A CPU computes no faster in larger batches, which take more memory.
 _BATCH_SIZES = {("cpu", "fp32"): 16, ("cpu", "bf16"): 32, ("cuda", "fp32"): 512, ("cuda", "bf16"): 512}
+_TOLD_SECONDS = 0.1  # between two readings of a GPU's sums, each of which waits for it
 _SAMPLE = 2  # images that a network's graph is tried out on
 
 
@@ -76,7 +78,7 @@ class _Frozen:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _Epoch:
     """What an epoch shows: image ``items[i]`` with the crop and flip ``draws[i]``, for each i of ``order``."""
 
     items: Tensor
@@ -91,8 +93,8 @@ class _Work:
     stage: Stage
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None
-    class_weights: Tensor | None
     position: Position
+    steps: Steps = field(init=False)
     frozen: _Frozen | None = None
     best: State | None = None
     saved: Saved | None = None
@@ -164,13 +166,19 @@ class Trainer:
             BrokenPluginError: the backbone's logits do not fit the classes.
             Stopped: somebody wanted the run to stop; the checkpoint says where it stood.
         """
+        with own_stream(self.device):
+            return self._run_stage(stage, index, following, saved, recorded)
+
+    def _run_stage(
+        self, stage: Stage, index: int, following: Stage | None, saved: Saved | None, recorded: Sequence[EpochResult]
+    ) -> State | None:
         wanted = following.start_from if following else stage.checkpoint
         parameters = prepare(self.module, self.backbone, stage)
         self._trained.update(map(id, parameters))
         trainable = sum(parameter.numel() for parameter in parameters)
         self.emit(StageStarted(stage.name, index, stage.epochs, trainable))
         optimizer = _optimizer(stage, parameters)
-        work = _Work(stage, optimizer, _scheduler(stage, optimizer), self._class_weights(stage), Position(index))
+        work = _Work(stage, optimizer, _scheduler(stage, optimizer), Position(index))
         if saved is not None:
             self._restore(work, saved)
         begin = now()
@@ -179,6 +187,7 @@ class Trainer:
             way: dict[str, Any] = {"training": "head on features"}
         except CutError as error:
             way = {"training": "whole network", "because": str(error)}
+        work.steps = Steps(self._losses(work), parameters, optimizer, self.device)
         work.position.seconds += now() - begin  # the first epoch bears the cost
 
         epochs = list(recorded)
@@ -286,7 +295,7 @@ class Trainer:
             raise CutError("every layer is trained")
         set_train_mode(self.module, stage)
         train = self.splits["train"]
-        images, _ = train.batch(torch.arange(min(len(train.labels), _SAMPLE)), self.device)
+        images = train.batch(torch.arange(min(len(train.labels), _SAMPLE)), self.device)
         inputs = self.augment.inputs(images)
         parts = cut(self.module, self.backbone.logits, inputs)
         with torch.no_grad():
@@ -308,7 +317,11 @@ class Trainer:
     def _execution(self, work: _Work) -> dict[str, Any]:
         """Say how the stage was computed, for the record."""
         forms = work.frozen.forms if work.frozen else self._forms
-        found = self.circumstances | {"batch_size": self._batch_size.size, "fused": forms.fused}
+        found = self.circumstances | {"batch_size": self._batch_size.size, "fused": bool(forms.fused)}
+        if self.device.type == "cuda":
+            found["captured"] = work.steps.captured
+            if work.steps.because is not None:
+                found["not_captured_because"] = work.steps.because
         if forms.because is not None:
             found["not_fused_because"] = forms.because
         if work.frozen is not None:
@@ -329,14 +342,18 @@ class Trainer:
             self.emit(Progress(phase, done, n))
 
         def crops(part: slice) -> Tensor:
-            batch, _ = images.batch(torch.arange(n)[part], self.device)
-            return self.augment.crop(batch, None)
+            return self.augment.crop(images.batch(torch.arange(n)[part], self.device), None)
 
         if work.frozen is not None:
             if split not in work.frozen.evaluated:
                 work.frozen.evaluated[split] = work.frozen.features.rows(images, torch.arange(n), None, watch)
             made = work.frozen.evaluated[split]
-        network = work.frozen.tail if work.frozen else self._forms.make(self.module, crops(slice(0, _SAMPLE)))
+        if work.frozen:
+            network: nn.Module = work.frozen.tail
+        elif self.device.type == "cuda":  # it takes longer to make a form of it than to compute all images
+            network = nn.Sequential(self.augment.normalize, self.module)
+        else:
+            network = self._forms.make(self.module, crops(slice(0, _SAMPLE)))
 
         def inputs(part: slice) -> Rows:
             if work.frozen is None:
@@ -357,31 +374,31 @@ class Trainer:
     def _forward(self, network: nn.Module, inputs: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
         return forward(network, inputs, self.backbone, self._classes, self.precision)
 
-    def _inputs(self, work: _Work, shown: _Shown, watch: Callable[[int], None]) -> Callable[[Tensor], Rows]:
-        """Return what gives the trained part of the network its input, for any rows of what is shown."""
-        train, frozen = self.splits["train"], work.frozen
-        if frozen is None:
-
-            def augmented(rows: Tensor) -> Rows:
-                images, _ = train.batch(shown.items[rows], self.device)
-                return (self.augment.inputs(images, shown.draws[rows]),)
-
-            return augmented
-        if shown.draws.boxes is None and shown.draws.flips is None:
+    def _shown(self, work: _Work, epoch: _Epoch, watch: Callable[[int], None]) -> Shown:
+        """Return what the trained part of the network is shown, on the device that it is read from."""
+        train, frozen, draws = self.splits["train"], work.frozen, epoch.draws
+        labels = train.labels[epoch.items].to(self.device)
+        if frozen is not None and draws.boxes is None and draws.flips is None:
             if frozen.kept is None:
-                n = len(train.labels)
-                frozen.kept = frozen.features.rows(train, torch.arange(n), shown.draws, watch)
+                frozen.kept = frozen.features.rows(train, torch.arange(len(train.labels)), draws, watch)
             kept = frozen.kept
-            return lambda rows: tuple(feature[shown.items[rows]] for feature in kept)
-        made = frozen.features.rows(train, shown.items, shown.draws, watch)
-        return lambda rows: tuple(feature[rows] for feature in made)
+            return Shown((epoch.items.to(self.device),), labels, lambda picked: tuple(each[picked[0]] for each in kept))
+        if frozen is not None:
+            return Shown(frozen.features.rows(train, epoch.items, draws, watch), labels, lambda picked: picked)
+
+        def augmented(picked: Rows) -> Rows:
+            items, *drawn = picked
+            return (self.augment.inputs(train.batch(items, self.device), draws.of(drawn)),)
+
+        place = train.images.device
+        return Shown(tuple(each.to(place) for each in (epoch.items, *draws.tensors())), labels, augmented)
 
     def _epoch(self, work: _Work) -> EpochResult:
         stage, position, optimizer, scheduler = work.stage, work.position, work.optimizer, work.scheduler
-        epoch = position.epoch
+        steps, epoch = work.steps, position.epoch
         begin = now() - position.seconds
-        shown = self._show(stage, epoch)
-        n = len(shown.order)
+        plan = self._plan(stage, epoch)
+        n = len(plan.order)
 
         def watch(done: int) -> None:  # while features are computed, which is most of such an epoch
             nonlocal begin
@@ -391,22 +408,22 @@ class Trainer:
             )
             begin += self._pause(work)
 
-        network = self.module if work.frozen is None else work.frozen.tail
         # Dropout and gradient-time draws of the network come from torch's own generators. Nothing draws in between, and
         # a checkpoint written while features are computed holds their state.
         torch.manual_seed(seed_for(self.seed, stage.name, "network", epoch))
         if work.saved is not None:
             self._restore_random(work.saved.tensors)
             work.saved = None
-        inputs = self._inputs(work, shown, watch)
+        shown = self._shown(work, plan, watch)
+        steps.show(shown, position.loss_sum, position.correct)
         if position.batch:
             begin = now() - position.seconds  # features that are computed once more are not training
         set_train_mode(self.module, stage)
-        batches = shown.order.split(stage.batch_size)
+        batches = plan.order.to(shown.rows[0].device).split(stage.batch_size)
+        told = 0.0
         for number, rows in enumerate(batches[position.batch :], position.batch + 1):
-            labels = self.splits["train"].labels[shown.items[rows]].to(self.device)
             try:
-                logits, loss = self._step(work, network, inputs(rows), labels)
+                steps.take(rows)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -416,23 +433,23 @@ class Trainer:
                 ) from error
             if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "batch"):
                 scheduler.step()
-            done = min(number * stage.batch_size, n)
             position.batch = number
-            position.loss_sum += float(loss) * len(rows)
-            position.correct += int((logits.argmax(dim=1) == labels).sum())
-            position.seconds = now() - begin
-            self.emit(
-                Progress(
-                    stage.name,
-                    (epoch - 1) * n + done,
-                    stage.epochs * n,
-                    epoch=epoch,
-                    loss=position.loss_sum / done,
-                    images_per_second=done / position.seconds,
+            if self.device.type == "cpu" or number == len(batches) or now() - told >= _TOLD_SECONDS:
+                done = min(number * stage.batch_size, n)
+                position.loss_sum, position.correct = steps.totals()
+                told = now()
+                position.seconds = told - begin
+                self.emit(
+                    Progress(
+                        stage.name,
+                        (epoch - 1) * n + done,
+                        stage.epochs * n,
+                        epoch=epoch,
+                        loss=position.loss_sum / done,
+                        images_per_second=done / position.seconds,
+                    )
                 )
-            )
-            begin += self._pause(work)
-        synchronize(self.device)
+                begin += self._pause(work)
         if not math.isfinite(position.loss_sum):
             raise _diverged(stage.name, f"the loss of epoch {epoch} is {position.loss_sum}")
         speed = n / (now() - begin)
@@ -452,24 +469,27 @@ class Trainer:
             images_per_second=speed,
         )
 
-    def _step(self, work: _Work, network: nn.Module, inputs: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on one batch; return its logits, and its loss without the auxiliary heads'."""
-        logits, auxiliary = self._forward(network, inputs)
-        loss = F.cross_entropy(logits, labels, weight=work.class_weights)
-        total = loss
-        for other in auxiliary:
-            total = total + work.stage.auxiliary_weight * F.cross_entropy(other, labels, weight=work.class_weights)
-        work.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        work.optimizer.step()
-        return logits.detach(), loss.detach()
+    def _losses(self, work: _Work) -> Callable[[Rows, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """Return what finds logits, their loss, and that with the auxiliary heads'."""
+        network = self.module if work.frozen is None else work.frozen.tail
+        weights = self._class_weights(work.stage)
+
+        def losses(inputs: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits, auxiliary = self._forward(network, inputs)
+            loss = F.cross_entropy(logits, labels, weight=weights)
+            total = loss
+            for other in auxiliary:
+                total = total + work.stage.auxiliary_weight * F.cross_entropy(other, labels, weight=weights)
+            return logits, loss, total
+
+        return losses
 
     def _restore_random(self, states: State) -> None:
         torch.set_rng_state(states["cpu"])
         if "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
-    def _show(self, stage: Stage, epoch: int) -> _Shown:
+    def _plan(self, stage: Stage, epoch: int) -> _Epoch:
         """Decide, from seed, stage and epoch alone, what the epoch shows and in which order."""
         labels = self.splits["train"].labels
         n = len(labels)
@@ -481,7 +501,7 @@ class Trainer:
             items, order = torch.arange(n), torch.randperm(n, generator=shuffle)
         own = self.augment.transform.seed
         draws = self.augment.draw(n, generator(self.seed if own is None else own, stage.name, "augment", epoch))
-        return _Shown(items, draws, order)
+        return _Epoch(items, draws, order)
 
     def _class_weights(self, stage: Stage) -> Tensor | None:
         if stage.class_weights != "inverse":

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +11,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop, v2
 
 from harness.api import Transform
-from harness.data import augment as module
-from harness.data.augment import Augment, resample, sample_crops
+from harness.data.augment import Augment, sample_crops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER = Transform()
@@ -65,19 +68,38 @@ def _same_pixels(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert levels.mean() < 0.1
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("beyond", [False, True])
-def test_products_make_pillows_pixels(channels: int, beyond: bool) -> None:
-    """What a GPU computes, here on the CPU."""
-    images = _images(20, channels)
-    boxes = sample_crops(20, 64, (0.08, 1.0), (3 / 4, 4 / 3), torch.Generator().manual_seed(3))
-    flips = torch.arange(20) % 2 == 0
-    if beyond:
-        boxes = boxes + torch.tensor([0.25, 0.5, -0.25, -0.75])
-    levels = module._with_products(images, boxes, flips, 48, beyond).int()
-    levels -= resample(images, boxes, 48, flips, beyond=beyond)
-    assert levels.abs().max() <= 2
-    assert levels.abs().float().mean() < 0.2  # Pillow may scale rows first, where a level is rounded otherwise
+GPU_PIXELS = """
+import sys
+import torch
+from harness.data.augment import resample, sample_crops
+from harness.data.resample import resample_on_gpu
+device = torch.device(sys.argv[1])
+flips = torch.arange(12) % 2 == 0
+for channels in (1, 3):
+    for beyond in (False, True):
+        for size in (48, 64, 75):  # of the result; images are 64 pixels wide
+            draws = torch.Generator().manual_seed(size)
+            images = torch.randint(0, 256, (12, 64, 64, channels), dtype=torch.uint8, generator=draws)
+            images = images.permute(0, 3, 1, 2)
+            boxes = sample_crops(12, 64, (0.08, 1.0), (3 / 4, 4 / 3), draws)
+            if beyond:
+                boxes = boxes + torch.tensor([0.25, 0.5, -0.25, -0.75])
+            made = resample_on_gpu(images.to(device), boxes, flips, size, beyond).cpu()
+            expected = resample(images, boxes, size, flips, beyond=beyond)
+            assert made.stride() == expected.stride()
+            apart = (made.int() - expected).abs()
+            most, mean = (1, 0.001) if size == 64 else (2, 0.1)
+            assert apart.max() <= most and apart.float().mean() < mean, (channels, beyond, size)
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_gpus_kernel_makes_pillows_pixels(device: str) -> None:
+    """On a CPU, Triton's interpreter executes the kernel's code."""
+    interpreted = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
+    command = [sys.executable, "-c", GPU_PIXELS, device]
+    done = subprocess.run(command, env={**os.environ, **interpreted}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("size", [64, 100, 224, 299])

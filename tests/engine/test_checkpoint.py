@@ -192,18 +192,22 @@ def _run(trainer: Trainer, stages: tuple[Stage, ...], recorded: list[EpochResult
 
 
 @pytest.mark.parametrize("name", list(STAGES))
-def test_stopped_anywhere_it_ends_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
-    trainer, events, _ = trainer_on_noise()
+def test_stopped_anywhere_it_ends_as_if_nothing_had_happened(
+    name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.engine.stage._TOLD_SECONDS", 0.0)  # a GPU too tells of every batch
+    trainer, events, _ = trainer_on_noise(device=device)
     _run(trainer, STAGES[name], [])
     results = [event for event in events if isinstance(event, StageResult)]
     epochs = {(event.stage, event.epoch): event.train_loss for event in events if isinstance(event, EpochResult)}
     batches = sum(isinstance(event, Progress) and event.epoch is not None for event in events)
     assert batches == sum(stage.epochs for stage in STAGES[name]) * 4
+    assert all(result.execution.get("captured") == (True if device == "cuda" else None) for result in results)
     for stop_after in sorted({1, 2, 4, 5, 11, 12, 13, batches - 1, batches} & set(range(1, batches + 1))):
         recorded: list[EpochResult] = []
         ended: list[StageResult] = []
         for attempt in range(2):
-            again, events, _ = trainer_on_noise()
+            again, events, _ = trainer_on_noise(device=device)
 
             def stopping(attempt: int = attempt, events: list[object] = events) -> bool:
                 done = sum(isinstance(event, Progress) and event.epoch is not None for event in events)

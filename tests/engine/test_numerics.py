@@ -68,7 +68,7 @@ def _train(splits: dict[str, Split], precision: str, monkeypatch: pytest.MonkeyP
     assert record.kind == "pretrained"
     module.to(memory_format=torch.channels_last)
     augment = Augment(PAPER.transform, 224, backbone.mean, backbone.std)
-    images, _ = splits["test"].batch(torch.arange(64), torch.device("cpu"))
+    images = splits["test"].batch(torch.arange(64), torch.device("cpu"))
     crops = augment.crop(images, None)
     prepare(module, backbone, STAGE)
     set_train_mode(module, STAGE)
