@@ -40,7 +40,7 @@ __all__ = [
     "read_recipe",
 ]
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 Mode = Literal["inference", "train"]
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 QUERY_SAMPLES = 8  # of a query in the multi-stream scenario, by MLPerf's rules
@@ -80,6 +80,7 @@ class Task:
         checkpoint_every: seconds between two.
         recorded: what is known of the run's epochs from earlier attempts.
         latency: whether to measure the latency of inference at the end.
+        jobs: how many runs train side by side, of which this is one.
     """
 
     config: RunConfig
@@ -88,6 +89,7 @@ class Task:
     checkpoint_every: float = 60.0
     recorded: tuple[EpochResult, ...] = ()
     latency: bool = True
+    jobs: int = 1
     work: ClassVar[str] = "harness.engine.run"  # the module whose ``execute`` does it
 
 

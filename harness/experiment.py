@@ -1,53 +1,37 @@
-"""From what a user asked for to recorded runs and ensembles. No printing, and no torch in this process."""
+"""From what a user asked for to a sweep that is recorded: which runs there are to be. No torch in this process."""
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from harness import registry
-from harness.analysis import metrics
 from harness.api import Dataset, Ensemble, Schedule
 from harness.config import (
     Recipe,
     RunConfig,
-    Task,
     apply_to_dataset,
     apply_to_schedule,
     parse_set,
     parse_weights,
     read_recipe,
 )
-from harness.data.files import file_sha256
 from harness.data.record import describe
 from harness.data.splits import load_splits
-from harness.errors import ConfigError, RunTakenOverError, Stopped, StoreError
-from harness.launch import Child, Limits, run_in_child
-from harness.paths import checkpoint_dir
+from harness.errors import ConfigError
+from harness.launch.gpus import find_gpu
 from harness.registry import Plugin
 from harness.results import (
     DatasetRecord,
-    EnsembleRecord,
-    Event,
-    Experiment,
-    Failure,
-    Note,
     PlannedRun,
-    Run,
-    RunStatus,
-    Selection,
     Sweep,
 )
-from harness.store import HEARTBEAT_SECONDS, Store
+from harness.store import Store
 
-__all__ = ["Execution", "Outcome", "Plan", "Request", "make_plan", "plan_sweep", "run_sweep"]
+__all__ = ["Plan", "Request", "make_plan", "plan_sweep"]
 
 # What the paper used: the only plugins that the core knows by name.
 DEFAULT_SCHEDULE = "paper"
@@ -87,36 +71,6 @@ class Plan:
     dataset: DatasetRecord
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How runs are executed, which changes nothing of their results.
-
-    Args:
-        limits: what a run may take.
-        checkpoint_every: seconds between two checkpoints.
-        latency: whether to measure the latency of inference at each run's end.
-        stopping: tells whether somebody wants to stop.
-        started: a process for the first run, which has started already.
-    """
-
-    limits: Limits = field(default_factory=Limits)
-    checkpoint_every: float = 60.0
-    latency: bool = True
-    stopping: Callable[[], bool] = lambda: False
-    started: list[Child] = field(default_factory=list)
-
-
-@dataclass
-class Outcome:
-    """What came of a sweep. ``run_ids`` are all its runs, ``complaints`` the ensembles that failed, in words."""
-
-    experiment: Experiment
-    run_ids: tuple[int, ...]
-    ensembles: list[EnsembleRecord] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-    interrupted: bool = False
-
-
 def make_plan(request: Request) -> Plan:
     """Resolve a request: plugins found and loaded (all but backbones), options validated, images found.
 
@@ -140,6 +94,11 @@ def make_plan(request: Request) -> Plan:
     for name, value in weights.items():
         if Path(value).is_absolute() and not Path(value).exists():
             raise ConfigError(f"--weights {name}={value}: there is no such file or folder")
+    device = request.device or recipe.device or "auto"
+    precision: str | None = request.precision or recipe.precision
+    if precision is None:
+        gpu = find_gpu(device)
+        precision = "bf16" if gpu and gpu.capability >= (8, 0) else "fp32"
     try:
         configs = tuple(
             RunConfig(
@@ -151,8 +110,8 @@ def make_plan(request: Request) -> Plan:
                 data=options.model_dump(mode="json"),
                 limit_train=request.limit_train if request.limit_train is not None else recipe.limit_train,
                 seed=request.seed if request.seed is not None else recipe.seed or 0,
-                device=request.device or recipe.device or "auto",
-                precision=request.precision or recipe.precision or "fp32",
+                device=device,
+                precision=precision,
                 deterministic=request.deterministic or bool(recipe.deterministic),
             )
             for plugin in chosen["backbone"]
@@ -234,131 +193,3 @@ def plan_sweep(plan: Plan, store: Store, command: str, *, repeat: bool = False) 
     return store.plan(
         runs, plan.dataset, command=command, ensembles=ensembles, experiment=plan.experiment, repeat=repeat
     )
-
-
-def run_sweep(
-    sweep: Sweep, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None]
-) -> Outcome:
-    """Execute what of a sweep has not completed, each run in its own process, and record everything as it happens.
-
-    A run that fails is recorded as failed and the next one starts. Where somebody wants to stop, the run in progress is
-    recorded as interrupted with a checkpoint to go on from, and no other starts.
-
-    Args:
-        sweep: what to do.
-        store: where it is recorded.
-        execution: how.
-        watch: told of each event of each run, by its position in the sweep; None when a run begins.
-    """
-    outcome = Outcome(sweep.experiment, sweep.run_ids)
-    for index, run_id in enumerate(sweep.run_ids):
-        if execution.stopping():
-            outcome.interrupted = True
-            break
-        begun = store.begin(run_id)
-        found = store.runs(Selection(ids=(run_id,)), epochs=True)
-        if not found:
-            continue  # it was removed meanwhile
-        run = found[0]
-        watch(index, run, None)
-        if begun:
-            status = _execute(store, run, execution, partial(watch, index, run))
-            outcome.interrupted = status == "interrupted"
-        elif run.status == "completed":
-            since = ", from other weights than are there now" if _weights_changed(run) else ""
-            watch(index, run, Note(f"recorded already{since}, as run {run_id}; --repeat runs it again"))
-        else:
-            watch(index, run, Note(f"run {run_id} is being executed by another process, and left to it"))
-        if outcome.interrupted:
-            break
-    if not outcome.interrupted:  # ensembles of what happened to be done would stand beside the final ones
-        _combine(sweep, store, outcome)
-    return outcome
-
-
-def _weights_changed(run: Run) -> bool:
-    """Tell whether the user's file that a run started from has another content by now."""
-    if run.weights is None or run.weights.kind != "file":
-        return False
-    try:
-        return file_sha256(Path(run.weights.origin)) != run.weights.sha256
-    except OSError:
-        return False
-
-
-def _execute(store: Store, run: Run, execution: Execution, watch: Callable[[Event], None]) -> RunStatus:
-    status: RunStatus = "completed"
-    beaten = time.monotonic()
-    events = _events(run, execution)
-    with closing(events):
-        try:
-            for event in events:
-                if time.monotonic() - beaten > HEARTBEAT_SECONDS:
-                    _beat(store, run.id)
-                    beaten = time.monotonic()
-                if event is None:  # what storing predictions needs loads while the other process loads torch
-                    metrics.load_libraries()
-                    continue
-                store.record(run.id, event)
-                watch(event)
-                if isinstance(event, Failure):
-                    status = "failed"
-            store.finish_run(run.id, status)
-        except Stopped:
-            status = "interrupted"
-            store.finish_run(run.id, status)
-        except RunTakenOverError as error:
-            watch(Note(str(error)))
-            return "lost"
-    if status == "completed":
-        shutil.rmtree(checkpoint_dir(run.uid), ignore_errors=True)
-    return status
-
-
-def _events(run: Run, execution: Execution) -> Generator[Event | None, None, None]:
-    try:
-        config = RunConfig.model_validate(run.config)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        yield Failure("ConfigError", f"this version of harness has another idea of {where!r}: {first['msg'].lower()}")
-        return
-    task = Task(
-        config=config,
-        fingerprint=run.dataset.fingerprint,
-        checkpoints=checkpoint_dir(run.uid),
-        checkpoint_every=execution.checkpoint_every,
-        recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
-        latency=execution.latency,
-    )
-    child = execution.started.pop() if execution.started else None
-    yield from run_in_child(task, execution.limits, execution.stopping, child)
-
-
-def _beat(store: Store, run_id: int) -> None:
-    try:
-        store.heartbeat(run_id)
-    except RunTakenOverError:
-        raise
-    except StoreError:
-        pass  # a server that restarts: if it stays away, the next result cannot be recorded, and says so
-
-
-def _combine(sweep: Sweep, store: Store, outcome: Outcome) -> None:
-    """Combine the runs that completed, after each stage. One run alone makes no ensemble."""
-    from harness.analysis.ensemble import combine_runs
-
-    completed = {run.id for run in store.runs(Selection(ids=sweep.run_ids)) if run.status == "completed"}
-    if len(completed) < 2:
-        return
-    runs = [store.run(run_id) for run_id in sweep.run_ids if run_id in completed]
-    for name in sweep.ensembles:
-        for stage in runs[0].stages:
-            try:
-                plugin = registry.find("ensemble", name)
-                record = combine_runs(registry.load(plugin, Ensemble), plugin.record, runs, stage.name)
-                store.add_ensemble(outcome.experiment, record)
-            except Exception as error:  # a plugin's: whatever it raises, the other ensembles go on
-                outcome.complaints.append(f"{name} after {stage.name}: {type(error).__name__}: {error}")
-                continue
-            outcome.ensembles.append(record)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "Alone",
     "Attempt",
     "DatasetRecord",
     "EnsembleRecord",
@@ -93,6 +94,11 @@ class StageStarted:
     index: int
     epochs: int
     trainable: int
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Training is over, and what comes next is to be measured with nothing beside it; it is not stored."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,9 @@ class Failure:
 
 
 # An environment comes alone where no network is measured, but the machine.
-Event = Environment | RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Measurement | Failure
+Event = (
+    Environment | RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Alone | Measurement | Failure
+)
 
 
 # --- what the store is given beside the events, and what it returns --------------------------------------------------

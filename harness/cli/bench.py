@@ -21,7 +21,7 @@ def bench(
     batch_sizes: Annotated[
         str | None, typer.Option(help="Images at a time; of scenarios, at most. Default: 1,32; of scenarios 32.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or fp32,bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, tf32 (on a GPU), or several: fp32,bf16.")] = "fp32",
     modes: Annotated[
         str, typer.Option(help="inference, train (a step on all layers), or both: inference,train.")
     ] = "inference",

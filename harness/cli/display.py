@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from harness import results
 from harness.cli.output import escape
@@ -17,12 +18,22 @@ from harness.config import BenchConfig
 __all__ = ["BenchDisplay", "RunDisplay"]
 
 
+@dataclass
+class _Run:
+    """What is shown of one run: the bars of its stage and of shorter work, and the stage's epochs."""
+
+    backbone: str
+    stage: TaskID
+    step: TaskID
+    epochs: int = 0
+
+
 class RunDisplay:
-    """Shows one backbone's events after another's. A context manager."""
+    """Shows the events of runs, one after another or side by side. A context manager."""
 
     def __init__(self, console: Console, runs: int) -> None:
         self._console = console
-        self._runs = runs
+        self._number = runs
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -33,10 +44,9 @@ class RunDisplay:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._stage = self._bars.add_task("", visible=False, figures="")
-        self._step = self._bars.add_task("", visible=False, figures="")
-        self._backbone = ""
-        self._epochs = 0
+        self._runs: dict[int, _Run] = {}
+        self._last = -1  # run that was announced
+        self._several = False  # runs are side by side
 
     def __enter__(self) -> RunDisplay:
         self._bars.start()
@@ -48,63 +58,74 @@ class RunDisplay:
     def show(self, index: int, run: results.Run, event: results.Event | None) -> None:
         """Show one event of the run at ``index``; None announces the run."""
         if event is None:
-            self._backbone = run.backbone
-            self._print(f"[bold]{escape(run.backbone)}[/] ({index + 1}/{self._runs})")
+            stage, step = (self._bars.add_task("", visible=False, figures="") for _ in range(2))
+            self._runs[index], self._last = _Run(run.backbone, stage, step), index
+            self._console.print(f"[bold]{escape(run.backbone)}[/] ({index + 1}/{self._number})", soft_wrap=True)
             return
+        self._several = self._several or index != self._last
+        shown = self._runs[index]
         match event:
             case results.Progress():
-                self._advance(event)
+                self._advance(shown, event)
             case results.Note():
-                self._print(f"  {escape(event.text)}")
+                self._print(shown, escape(event.text))
             case results.RunSetup():
                 weights = event.weights
                 digest = f", sha256 {weights.sha256[:8]}" if weights.sha256 else ""
                 self._print(
-                    f"  {event.parameters / 1e6:.1f} M parameters, {weights.kind} weights "
-                    f"({escape(weights.origin)}{digest}), {escape(event.environment.device_name)}"
+                    shown,
+                    f"{event.parameters / 1e6:.1f} M parameters, {weights.kind} weights "
+                    f"({escape(weights.origin)}{digest}), {escape(event.environment.device_name)}",
                 )
             case results.StageStarted():
-                self._epochs = event.epochs
-                self._bars.reset(self._stage, visible=False)
+                shown.epochs = event.epochs
+                self._bars.reset(shown.stage, visible=False)
             case results.EpochResult():
                 if not self._console.is_terminal:
                     self._print(
-                        f"  {event.stage} {event.epoch}/{self._epochs}: loss {event.train_loss:.4f}, "
+                        shown,
+                        f"{event.stage} {event.epoch}/{shown.epochs}: loss {event.train_loss:.4f}, "
                         f"val loss {event.val_loss:.4f}, val accuracy {event.val_accuracy:.2%}, "
-                        f"{event.images_per_second:.0f} images/s, {event.seconds:.0f} s"
+                        f"{event.images_per_second:.0f} images/s, {_seconds(event.seconds)} s",
                     )
             case results.StageResult():
-                self._bars.update(self._stage, visible=False)
-                self._print(f"  {event.stage}: {event.seconds:.0f} s, epoch {event.tested_epoch} tested")
+                self._bars.update(shown.stage, visible=False)
+                self._print(shown, f"{event.stage}: {_seconds(event.seconds)} s, epoch {event.tested_epoch} tested")
             case results.Failure():
-                for task in (self._stage, self._step):
+                for task in (shown.stage, shown.step):
                     self._bars.update(task, visible=False)
-                self._print(f"  [bold red]failed:[/] {escape(event.message)}")
+                self._print(shown, f"[bold red]failed:[/] {escape(event.message)}")
                 if event.traceback:
-                    self._print(escape(event.traceback.rstrip()))
-            case results.Measurement():
+                    self._console.print(escape(event.traceback.rstrip()), soft_wrap=True)
+            case results.Measurement() | results.Alone():
                 pass
 
-    def _advance(self, event: results.Progress) -> None:
+    def _advance(self, shown: _Run, event: results.Progress) -> None:
         if event.epoch is None:
-            text = f"  {self._backbone}: {event.phase}"
+            text = f"  {shown.backbone}: {event.phase}"
             visible = event.done < event.total
             self._bars.update(
-                self._step, description=escape(text), completed=event.done, total=event.total, visible=visible
+                shown.step, description=escape(text), completed=event.done, total=event.total, visible=visible
             )
             return
         loss = "" if event.loss is None else f"loss {event.loss:.3f}  "  # none while features are computed
         self._bars.update(
-            self._stage,
-            description=escape(f"  {self._backbone}: {event.phase} {event.epoch}/{self._epochs}"),
+            shown.stage,
+            description=escape(f"  {shown.backbone}: {event.phase} {event.epoch}/{shown.epochs}"),
             completed=event.done,
             total=event.total,
             visible=True,
             figures=f"{loss}{event.images_per_second:.0f} images/s",
         )
 
-    def _print(self, markup: str) -> None:
-        self._console.print(markup, soft_wrap=True)
+    def _print(self, shown: _Run, markup: str) -> None:
+        name = f"{escape(shown.backbone)}: " if self._several else ""
+        self._console.print(f"  {name}{markup}", soft_wrap=True)
+
+
+def _seconds(seconds: float) -> str:
+    """Seconds, with a digit behind the point where they are few."""
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}"
 
 
 class BenchDisplay:

@@ -41,7 +41,7 @@ def gate(
     head: Annotated[str, typer.Option(help="Likewise; `here` is the environment of this command.")] = "here",
     plugins: Annotated[str, typer.Option(help="Names of backbones to measure, separated by commas.")] = "",
     batch_sizes: Annotated[str, typer.Option(help="Images at a time, separated by commas.")] = "32",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or fp32,bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, tf32 (on a GPU), or several: fp32,bf16.")] = "fp32",
     modes: Annotated[
         str, typer.Option(help="inference, train (a step on all layers), or both: inference,train.")
     ] = "inference",

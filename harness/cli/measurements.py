@@ -21,6 +21,7 @@ __all__ = ["bench_table", "gate_table", "placed_words", "roofs_table", "set_fact
 _RATES = {"FLOP/s": (1e9, "GFLOP/s"), "B/s": (1e9, "GB/s"), "1/s": (1e3, "thousand/s"), "images/s": (1, "images/s")}
 _ROOFS = {
     "matmul_fp32": "product of two matrices, fp32",
+    "matmul_tf32": "product of two matrices, tf32",
     "matmul_bf16": "product of two matrices, bf16",
     "copy": "memory, read and written",
     "host_to_device": "host to device",

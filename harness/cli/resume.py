@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import CheckpointEvery, Database, Json, Latency, MemoryLimit, Timeout
+from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout, parse_jobs
 from harness.cli.output import out, print_json, say
 from harness.cli.sweep import execute
 
@@ -22,6 +22,7 @@ def resume(
     memory_limit: MemoryLimit = None,
     checkpoint_every: CheckpointEvery = 60.0,
     latency: Latency = True,
+    jobs: Jobs = "auto",
     as_json: Json = False,
 ) -> None:
     """Go on with what was interrupted, lost, failed or never begun, from the last checkpoint where there is one.
@@ -37,6 +38,7 @@ def resume(
     from harness.results import Selection
     from harness.store import open_store
 
+    parallel = parse_jobs(jobs)
     with open_store(db, create=False, write=True, say=say) as store:
         sweeps = store.unfinished_sweeps(experiment)
         if not sweeps:
@@ -51,4 +53,4 @@ def resume(
         say(f"Going on with {sweep.experiment.name!r}.")
         if names := list(dict.fromkeys(other.experiment.name for other in others)):
             say(f"Unfinished too, by --experiment: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, as_json)
+        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, parallel, as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import CheckpointEvery, Database, Json, Latency, MemoryLimit, Timeout
+from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout, parse_jobs
 from harness.cli.output import say
 from harness.cli.sweep import command, execute
 
@@ -42,7 +42,9 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw. Default: 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: fp32.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, or tf32 on a GPU. Default: fp32; on a GPU that has it, bf16.")
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Repeat bit for bit on a GPU too, which is slower there.")
     ] = False,
@@ -55,6 +57,7 @@ def run(
     memory_limit: MemoryLimit = None,
     checkpoint_every: CheckpointEvery = 60.0,
     latency: Latency = True,
+    jobs: Jobs = "auto",
     as_json: Json = False,
 ) -> None:
     """Train and evaluate backbones, and record everything.
@@ -74,6 +77,7 @@ def run(
     from harness.config import Task
     from harness.launch import Child
 
+    parallel = parse_jobs(jobs)
     with closing(Child(Task.work)) as child:  # it loads torch while this process plans
         from harness.experiment import Request, make_plan, plan_sweep
         from harness.store import open_store
@@ -96,7 +100,7 @@ def run(
         )
         with open_store(db, say=say) as store:
             sweep = plan_sweep(plan, store, command(), repeat=repeat)
-            execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, as_json, child)
+            execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, parallel, as_json, child)
 
 
 def _names(text: str) -> list[str]:

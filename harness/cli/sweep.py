@@ -33,16 +33,17 @@ def execute(
     memory_limit: float | None,
     checkpoint_every: float,
     latency: bool,
+    jobs: int | None,
     as_json: bool,
     started: Child | None = None,
 ) -> None:
     """Execute a sweep, show it, and end with the exit code that it deserves."""
     from harness.cli.display import RunDisplay
     from harness.cli.tables import accuracy_table, ensemble_json, of_one_class, run_json
-    from harness.experiment import Execution, run_sweep
     from harness.launch import Limits
     from harness.results import Selection
     from harness.store import shown_url
+    from harness.sweep import Execution, run_sweep
 
     name = sweep.experiment.name
     shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
@@ -50,7 +51,7 @@ def execute(
     memory = int(memory_limit * 2**30) if memory_limit else None
     with stop_when_told(f"harness resume{shown}{named}", "at the next checkpoint") as stopping:
         children = [started] if started else []
-        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping, children)
+        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping, children, jobs)
         with RunDisplay(err, len(sweep.run_ids)) as display:
             outcome = run_sweep(sweep, store, execution, display.show)
     runs = store.runs(Selection(ids=outcome.run_ids), epochs=as_json)

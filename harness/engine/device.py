@@ -40,12 +40,15 @@ def resolve_device(name: str, precision: Precision, note: Callable[[str], None])
         device = torch.device("cuda", device.index or 0)
         if device.index >= count:
             raise DeviceError(f"--device {name}: this machine offers torch {count} CUDA devices; say --device cpu")
-        if precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+        if precision != "fp32" and torch.cuda.get_device_capability(device) < (8, 0):
             raise DeviceError(
-                f"--precision bf16: {torch.cuda.get_device_name(device)} is too old for bfloat16 (compute capability "
+                f"--precision {precision}: {torch.cuda.get_device_name(device)} is too old for it (compute capability "
                 "8.0 is needed); say --precision fp32"
             )
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; the process does nothing else
+        # fp32 is fp32; the process does nothing else.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    elif precision == "tf32":
+        raise DeviceError(f"--precision tf32: that is of NVIDIA's GPUs, and {device} is none; say fp32 or bf16")
     if emulates(device, precision):
         note("this CPU has no instructions for bf16, which is emulated: right, but several times slower than fp32")
     return device

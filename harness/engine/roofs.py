@@ -29,9 +29,9 @@ _CPU = torch.device("cpu")
 def execute(task: RoofTask, emit: Callable[[Event], None], _stopping: Callable[[], bool] = lambda: False) -> None:
     """Measure, handing every result to ``emit``: an :class:`~harness.results.Environment`, then measurements.
 
-    These are ``matmul_fp32`` and ``matmul_bf16`` (FLOP/s), ``copy`` (bytes read and written a second, within the
-    device's memory), ``host_to_device`` (B/s), ``launch`` (operators of one element a second) and ``decode`` (RGB JPEG
-    images of 224 x 224 a second and core).
+    These are ``matmul_fp32``, ``matmul_bf16``, on a GPU ``matmul_tf32`` (FLOP/s), ``copy`` (bytes read and written a
+    second, within the device's memory), ``host_to_device`` (B/s), ``launch`` (operators of one element a second) and
+    ``decode`` (RGB JPEG images of 224 x 224 a second and core).
 
     Raises:
         HarnessError: the device is not there.
@@ -43,7 +43,7 @@ def execute(task: RoofTask, emit: Callable[[Event], None], _stopping: Callable[[
     device = resolve_device(task.device, "fp32", note)
     environment = read_environment(device)
     emit(environment)
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if device.type == "cpu" else ("fp32", "tf32", "bf16")
     ways: dict[str, Callable[[], None]] = {}
 
     def measured(name: str, unit: str, work: float, call: Callable[[], object], where: torch.device = device) -> None:
@@ -76,8 +76,14 @@ def execute(task: RoofTask, emit: Callable[[Event], None], _stopping: Callable[[
 
 def _product(n: int, device: torch.device, precision: Precision) -> Callable[[], object]:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right, out = (torch.ones(n, n, dtype=dtype, device=device) for _ in range(3))
-    return partial(torch.mm, left, right, out=out)
+    left, right = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))  # a GPU multiplies ones faster
+    out = torch.empty_like(left)
+
+    def call() -> None:
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.mm(left, right, out=out)
+
+    return call
 
 
 def _copy(source: torch.device, target: torch.device) -> Callable[[], object]:

@@ -31,7 +31,7 @@ from harness.measure.memory import peaks, reset_peaks
 from harness.measure.rule import Rule
 from harness.measure.work import measure_work
 from harness.paths import Kept, kept_dir
-from harness.results import EpochResult, Event, Measurement, Note, Progress, RunSetup
+from harness.results import Alone, EpochResult, Event, Measurement, Note, Progress, RunSetup
 
 __all__ = ["execute"]
 
@@ -96,6 +96,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     }
     placed = move(decoded, device)
     place = placed["train"].images.device
+    cache = FeatureCache(kept_dir(Kept.FEATURES), json.dumps(machine, sort_keys=True), note)
     trainer = Trainer(
         module,
         backbone,
@@ -106,10 +107,11 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         config.precision,
         emit,
         checkpoints,
-        FeatureCache(kept_dir(Kept.FEATURES), json.dumps(machine, sort_keys=True), note),
+        cache if device.type == "cpu" else None,  # a GPU computes features faster than a disk keeps them
         {
             "images": _place(arrays.values()) if place.type == "cpu" else str(place),
             "images_bytes": sum(images.nbytes for images in arrays.values()),
+            "jobs": task.jobs,
         },
     )
     start = None
@@ -132,6 +134,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
 
     if not task.latency:
         return
+    emit(Alone())
     for number, batch_size in enumerate(LATENCY_BATCH_SIZES):
         emit(Progress("latency", number, len(LATENCY_BATCH_SIZES)))
         call = inference(module, backbone, len(splits.classes), batch_size, device, config.precision)

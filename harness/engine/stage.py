@@ -37,7 +37,7 @@ __all__ = ["Trainer", "forward"]
 State = dict[str, Tensor]
 
 # Where its size changes nothing but speed. A CPU computes no faster in larger batches, which take more memory.
-_BATCH_SIZES = {("cpu", "fp32"): 16, ("cpu", "bf16"): 32, ("cuda", "fp32"): 512, ("cuda", "bf16"): 512}
+_BATCH_SIZES = {"cpu": {"fp32": 16, "bf16": 32}, "cuda": {"fp32": 512, "tf32": 512, "bf16": 512}}
 _TOLD_SECONDS = 0.1  # between two readings of a GPU's sums, each of which waits for it
 _SAMPLE = 2  # images that a network's graph is tried out on
 
@@ -127,7 +127,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._forms = self._new_forms()
-        self._batch_size = BatchSize(_BATCH_SIZES[self.device.type, self.precision], self._note)
+        self._batch_size = BatchSize(_BATCH_SIZES[self.device.type][self.precision], self._note)
         self._classes: int = self.module.get_submodule(self.backbone.head).out_features  # type: ignore[assignment]
 
     def _note(self, text: str) -> None:

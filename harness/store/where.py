@@ -220,7 +220,7 @@ FIELDS: Mapping[str, Field] = {
     "status": Field("text", ", ".join(get_args(RunStatus)), True),
     "seed": Field("number", "seed of the run", True, RunRow.seed),
     "weights": Field("text", "pretrained, file or random", True, RunRow.weights_kind),
-    "precision": Field("text", "fp32 or bf16", False, _ConfigText("precision")),
+    "precision": Field("text", "fp32, tf32 or bf16", False, _ConfigText("precision")),
     "device": Field("text", "cpu, or cuda:0", False, EnvironmentRow.device, (RunRow.environment,)),
     "device_name": Field("text", "model of the device", False, EnvironmentRow.device_name, (RunRow.environment,)),
     "torch": Field("text", "version of torch", False, EnvironmentRow.torch, (RunRow.environment,)),

@@ -1,0 +1,300 @@
+"""From a sweep that is planned to recorded runs and ensembles. No printing, and no torch in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness import registry
+from harness.analysis import metrics
+from harness.api import Ensemble
+from harness.config import RunConfig, Task
+from harness.data.files import file_sha256
+from harness.errors import RunTakenOverError, Stopped, StoreError
+from harness.launch import OUT_OF_MEMORY, Child, Limits, run_in_child
+from harness.launch.gpus import find_gpu
+from harness.paths import checkpoint_dir
+from harness.results import Alone, EnsembleRecord, Event, Experiment, Failure, Note, Run, RunStatus, Selection, Sweep
+from harness.store import HEARTBEAT_SECONDS, Store
+
+__all__ = ["Execution", "Outcome", "run_sweep"]
+
+_MOST_JOBS = 4  # on one GPU: more gain nothing
+_JOB_CORES, _JOB_BYTES = 2, 10 * 2**30  # that a run on a GPU may want
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How runs are executed, which changes nothing of their results.
+
+    Args:
+        limits: what a run may take.
+        checkpoint_every: seconds between two checkpoints.
+        latency: whether to measure the latency of inference at each run's end.
+        stopping: tells whether somebody wants to stop.
+        started: a process for the first run, which has started already.
+        jobs: how many runs train side by side; None for as many as a GPU has room for, and one on a CPU.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    checkpoint_every: float = 60.0
+    latency: bool = True
+    stopping: Callable[[], bool] = lambda: False
+    started: list[Child] = field(default_factory=list)
+    jobs: int | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a sweep. ``run_ids`` are all its runs, ``complaints`` the ensembles that failed, in words."""
+
+    experiment: Experiment
+    run_ids: tuple[int, ...]
+    ensembles: list[EnsembleRecord] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def run_sweep(
+    sweep: Sweep, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None]
+) -> Outcome:
+    """Execute what of a sweep has not completed, each run in its own process, and record everything as it happens.
+
+    A run that fails is recorded as failed and the others go on; one that had too little memory beside others is tried
+    again alone. Where somebody wants to stop, runs in progress are recorded as interrupted with a checkpoint to go on
+    from, and no other starts.
+
+    Args:
+        sweep: what to do.
+        store: where it is recorded.
+        execution: how.
+        watch: told of each event of each run, by its position in the sweep, one at a time; None when a run begins.
+    """
+    work = _Work(store, execution, watch, _jobs(sweep, store, execution))
+    positions = list(enumerate(sweep.run_ids))
+    with ThreadPoolExecutor(work.jobs, thread_name_prefix="run") as pool:
+        list(pool.map(work.execute, positions))
+    if work.error is not None:
+        raise work.error
+    positions, work.short_of_memory, work.jobs = work.short_of_memory, [], 1
+    for position in positions:
+        work.execute(position)
+    if work.error is not None:
+        raise work.error
+    outcome = Outcome(sweep.experiment, sweep.run_ids, interrupted=work.interrupted)
+    if not outcome.interrupted:  # ensembles of what happened to be done would stand beside the final ones
+        _combine(sweep, store, outcome)
+    return outcome
+
+
+def _jobs(sweep: Sweep, store: Store, execution: Execution) -> int:
+    if execution.jobs is not None:
+        return execution.jobs
+    runs = [run for run in store.runs(Selection(ids=sweep.run_ids)) if run.status != "completed"]
+    gpu = find_gpu(str(runs[0].config["device"])) if runs else None
+    if gpu is None:
+        return 1
+    return max(1, min(len(runs), _MOST_JOBS, (os.cpu_count() or 1) // _JOB_CORES, gpu.free // _JOB_BYTES))
+
+
+class _Quiet:
+    """Lets runs train side by side, but measure alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._training = self._waiting = 0
+        self._measuring = False
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[Callable[[], None]], None]]:
+        """Begin to train when nobody measures or waits to; yield what to call before measuring, until the end."""
+        measures = False
+
+        def alone(beat: Callable[[], None]) -> None:
+            nonlocal measures
+            with self._changed:
+                self._training -= 1
+                self._waiting += 1
+                self._changed.notify_all()
+                while self._training or self._measuring:
+                    self._changed.wait(HEARTBEAT_SECONDS)
+                    beat()
+                self._waiting -= 1
+                self._measuring = measures = True
+
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._measuring)
+            self._training += 1
+        try:
+            yield alone
+        finally:
+            with self._changed:
+                if measures:
+                    self._measuring = False
+                else:
+                    self._training -= 1
+                self._changed.notify_all()
+
+
+class _Work:
+    """A sweep in progress. Whatever touches the database or the terminal is done by one thread at a time."""
+
+    def __init__(
+        self, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None], jobs: int
+    ) -> None:
+        self._store, self._execution, self._watch, self.jobs = store, execution, watch, jobs
+        self._lock = threading.Lock()
+        self._quiet = _Quiet()
+        self.interrupted = False
+        self.error: Exception | None = None  # which ends the sweep: nothing can be recorded any more
+        self.short_of_memory: list[tuple[int, int]] = []
+
+    def _stopping(self) -> bool:
+        return self.error is not None or self._execution.stopping()
+
+    def execute(self, position: tuple[int, int]) -> None:
+        """Execute the run of a position in the sweep, unless it has completed or somebody else is at it."""
+        try:
+            with self._quiet.training() as alone:
+                self._begin(*position, alone)
+        except Exception as error:  # told by who waits for all threads
+            self.error = self.error or error
+
+    def _begin(self, index: int, run_id: int, alone: Callable[[Callable[[], None]], None]) -> None:
+        if self._stopping():
+            self.interrupted = True
+            return
+        with self._lock:
+            begun = self._store.begin(run_id)
+            found = self._store.runs(Selection(ids=(run_id,)), epochs=True)
+            if not found:
+                return  # it was removed meanwhile
+            run = found[0]
+            self._watch(index, run, None)
+            if not begun and run.status == "completed":
+                since = ", from other weights than are there now" if _weights_changed(run) else ""
+                self._watch(index, run, Note(f"recorded already{since}, as run {run_id}; --repeat runs it again"))
+            elif not begun:
+                self._watch(index, run, Note(f"run {run_id} is being executed by another process, and left to it"))
+        if begun and self._run(index, run, alone) == "interrupted":
+            self.interrupted = True
+
+    def _run(self, index: int, run: Run, alone: Callable[[Callable[[], None]], None]) -> RunStatus:
+        status: RunStatus = "completed"
+        beaten = time.monotonic()
+
+        def beat() -> None:
+            nonlocal beaten
+            if time.monotonic() - beaten > HEARTBEAT_SECONDS:
+                with self._lock:
+                    _beat(self._store, run.id)
+                beaten = time.monotonic()
+
+        try:
+            with closing(self._events(run)) as events:
+                try:
+                    for event in events:
+                        beat()
+                        status = self._heed(index, run, event, partial(alone, beat), status)
+                except Stopped:
+                    status = "interrupted"
+                with self._lock:
+                    self._store.finish_run(run.id, status)
+        except RunTakenOverError as error:
+            with self._lock:
+                self._watch(index, run, Note(str(error)))
+            return "lost"
+        if status == "completed":
+            shutil.rmtree(checkpoint_dir(run.uid), ignore_errors=True)
+        return status
+
+    def _heed(
+        self, index: int, run: Run, event: Event | None, alone: Callable[[], None], status: RunStatus
+    ) -> RunStatus:
+        """Record an event, and return the run's status after it."""
+        if event is None:  # what storing predictions needs loads while the other process loads torch
+            metrics.load_libraries()
+            return status
+        if isinstance(event, Alone):
+            alone()
+            return status
+        with self._lock:
+            self._store.record(run.id, event)
+            self._watch(index, run, event)
+            if not isinstance(event, Failure):
+                return status
+            if self.jobs > 1 and event.kind == OUT_OF_MEMORY:
+                self.short_of_memory.append((index, run.id))
+                self._watch(index, run, Note("it is tried again when the runs beside it have ended"))
+            return "failed"
+
+    def _events(self, run: Run) -> Generator[Event | None, None, None]:
+        try:
+            config = RunConfig.model_validate(run.config)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            said = f"this version of harness has another idea of {where!r}: {first['msg'].lower()}"
+            yield Failure("ConfigError", said)
+            return
+        task = Task(
+            config=config,
+            fingerprint=run.dataset.fingerprint,
+            checkpoints=checkpoint_dir(run.uid),
+            checkpoint_every=self._execution.checkpoint_every,
+            recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
+            latency=self._execution.latency,
+            jobs=self.jobs,
+        )
+        with self._lock:
+            child = self._execution.started.pop() if self._execution.started else None
+        yield from run_in_child(task, self._execution.limits, self._stopping, child)
+
+
+def _weights_changed(run: Run) -> bool:
+    """Tell whether the user's file that a run started from has another content by now."""
+    if run.weights is None or run.weights.kind != "file":
+        return False
+    try:
+        return file_sha256(Path(run.weights.origin)) != run.weights.sha256
+    except OSError:
+        return False
+
+
+def _beat(store: Store, run_id: int) -> None:
+    try:
+        store.heartbeat(run_id)
+    except RunTakenOverError:
+        raise
+    except StoreError:
+        pass  # a server that restarts: if it stays away, the next result cannot be recorded, and says so
+
+
+def _combine(sweep: Sweep, store: Store, outcome: Outcome) -> None:
+    """Combine the runs that completed, after each stage. One run alone makes no ensemble."""
+    from harness.analysis.ensemble import combine_runs
+
+    completed = {run.id for run in store.runs(Selection(ids=sweep.run_ids)) if run.status == "completed"}
+    if len(completed) < 2:
+        return
+    runs = [store.run(run_id) for run_id in sweep.run_ids if run_id in completed]
+    for name in sweep.ensembles:
+        for stage in runs[0].stages:
+            try:
+                plugin = registry.find("ensemble", name)
+                record = combine_runs(registry.load(plugin, Ensemble), plugin.record, runs, stage.name)
+                store.add_ensemble(outcome.experiment, record)
+            except Exception as error:  # a plugin's: whatever it raises, the other ensembles go on
+                outcome.complaints.append(f"{name} after {stage.name}: {type(error).__name__}: {error}")
+                continue
+            outcome.ensembles.append(record)
