@@ -104,7 +104,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the kernels that take longest")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--backbones", default="alexnet,googlenet,resnet18")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms out")
     given = parser.parse_args()
+    torch.backends.cudnn.benchmark = given.cudnn_benchmark
     device = resolve_device(given.device, given.precision, print)
     splits = move(read(given.images), device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -21,7 +21,7 @@ class Small(Backbone):
     head = "4"
 
     def architecture(self, *, auxiliary: bool) -> nn.Module:
-        pool = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        pool = nn.Sequential(nn.ReLU(), nn.AvgPool2d(7), nn.Flatten())
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), pool, nn.Dropout(0.5), nn.Linear(16, 2))
 
 

@@ -126,6 +126,10 @@ class Trainer:
     _trained: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        if self.device.type == "cuda" and self.precision == "bf16":
+            from harness.engine.norms import use_fast_norms  # Triton, which comes with torch for GPUs
+
+            use_fast_norms(self.module)
         self._forms = self._new_forms()
         self._batch_size = BatchSize(_BATCH_SIZES[self.device.type][self.precision], self._note)
         self._classes: int = self.module.get_submodule(self.backbone.head).out_features  # type: ignore[assignment]
@@ -425,6 +429,10 @@ class Trainer:
             try:
                 steps.take(rows)
             except (MemoryError, RuntimeError) as error:
+                if "does not have a deterministic implementation" in str(error):
+                    raise TrainingError(
+                        f"--deterministic: on a GPU this backbone does not train so ({str(error).split(', ')[0]})"
+                    ) from error
                 if not out_of_memory(error):
                     raise
                 raise MemoryError(

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -45,9 +46,14 @@ def own_stream(device: torch.device) -> Iterator[None]:
         yield
         return
     torch.cuda.synchronize(device)
-    with torch.cuda.stream(torch.cuda.Stream(device)):
+    with torch.cuda.stream(_stream(device)):
         yield
     torch.cuda.synchronize(device)
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # only one: libraries keep memory for each that they have seen
 
 
 class Steps:
@@ -86,7 +92,7 @@ class Steps:
         """Begin an epoch, or go on with one that has these sums."""
         if self._graph is None:
             self._shown = shown
-            if self._device.type == "cuda" and shown.rows[0].device != self._device:
+            if self._device.type == "cuda" and not shown.rows[0].is_cuda:
                 self.because = "the images are not in the GPU's memory"
         else:  # the graph reads where it has read before
             for there, here in zip((*self._shown.rows, self._shown.labels), (*shown.rows, shown.labels), strict=True):
@@ -153,13 +159,13 @@ def _watched() -> Iterator[list[str]]:
     found: list[str] = []
     draws = _draws_on_host()
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             yield found
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
     found += ["the network waits for the GPU" for one in said if "synchronizing CUDA operation" in str(one.message)]
     found += ["the network draws at random on the host"] if _draws_on_host() != draws else []
 

@@ -174,7 +174,7 @@ def test_every_open_choice_of_the_paper_runs(harness: Harness, test_plugins: Pat
         (["--plugins", "resnet18"], ["data fetch", "data add", "--data phantom"]),
         (["--plugins", "resnet18", "--data", "phantom", "--set", "frozen.epoch=1"], ["Did you mean epochs"]),
         (["--plugins", "resnet18", "--data", "phantom", "--set", "frozen.epochs=0"], ["frozen.epochs", "0"]),
-        (["--plugins", "resnet18", "--data", "phantom", "--precision", "fp8"], ["--precision fp8", "'fp32' or 'bf16'"]),
+        (["--plugins", "resnet18", "--data", "phantom", "--precision", "fp8"], ["--precision fp8", "'tf32' or 'bf16'"]),
         (["--plugins", "resnet18", "--data", "phantom", "--limit-train", "1"], ["1"]),
         (["--plugins", "resnet18", "--data", "phantom", "--db", "no/such/folder/x.db"], ["no/such/folder"]),
         (["--plugins", "resnet18", "--recipe", "missing.toml"], ["missing.toml"]),

@@ -36,9 +36,12 @@ class AlexNet(Backbone):
     def architecture(self, *, auxiliary: bool) -> nn.Module:
         """Build the network; it has no auxiliary heads."""
         del auxiliary
+        from torch.nn import Identity
         from torchvision.models import alexnet
 
         module: nn.Module = alexnet(weights=None)
+        # It makes 6 x 6 of the 6 x 6 that come of 224 pixels, and on a GPU no gradient of it repeats to the bit.
+        module.avgpool = Identity()
         return module
 
 
