@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Alone",
     "Attempt",
     "DatasetRecord",
     "EnsembleRecord",
@@ -39,6 +38,7 @@ __all__ = [
     "StageResult",
     "StageStarted",
     "Sweep",
+    "Turn",
     "WeightsRecord",
 ]
 
@@ -97,8 +97,10 @@ class StageStarted:
 
 
 @dataclass(frozen=True)
-class Alone:
-    """Training is over, and what comes next is to be measured with nothing beside it; it is not stored."""
+class Turn:
+    """A run waits for its turn on the device: to train, or to measure with nothing beside it. It is not stored."""
+
+    to: Literal["train", "measure"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class Failure:
 
 # An environment comes alone where no network is measured, but the machine.
 Event = (
-    Environment | RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Alone | Measurement | Failure
+    Environment | RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Turn | Measurement | Failure
 )
 
 

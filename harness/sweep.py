@@ -6,11 +6,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,15 +22,15 @@ from harness.config import RunConfig, Task
 from harness.data.files import file_sha256
 from harness.errors import RunTakenOverError, Stopped, StoreError
 from harness.launch import OUT_OF_MEMORY, Child, Limits, run_in_child
-from harness.launch.gpus import find_gpu
+from harness.launch.gpus import AHEAD, find_gpu
 from harness.paths import checkpoint_dir
-from harness.results import Alone, EnsembleRecord, Event, Experiment, Failure, Note, Run, RunStatus, Selection, Sweep
+from harness.results import EnsembleRecord, Event, Experiment, Failure, Note, Run, RunStatus, Selection, Sweep, Turn
 from harness.store import HEARTBEAT_SECONDS, Store
 
 __all__ = ["Execution", "Outcome", "run_sweep"]
 
-_MOST_JOBS = 4  # on one GPU: more gain nothing
-_JOB_CORES, _JOB_BYTES = 2, 10 * 2**30  # that a run on a GPU may want
+_AHEAD_CORES, _AHEAD_BYTES = 4, 4 * 2**30  # that there must be for each of them
+_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Execution:
         checkpoint_every: seconds between two checkpoints.
         latency: whether to measure the latency of inference at each run's end.
         stopping: tells whether somebody wants to stop.
-        started: a process for the first run, which has started already.
-        jobs: how many runs train side by side; None for as many as a GPU has room for, and one on a CPU.
+        started: processes for the first runs, which have started already.
+        jobs: how many runs train side by side.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -51,7 +51,7 @@ class Execution:
     latency: bool = True
     stopping: Callable[[], bool] = lambda: False
     started: list[Child] = field(default_factory=list)
-    jobs: int | None = None
+    jobs: int = 1
 
 
 @dataclass
@@ -80,97 +80,105 @@ def run_sweep(
         execution: how.
         watch: told of each event of each run, by its position in the sweep, one at a time; None when a run begins.
     """
-    work = _Work(store, execution, watch, _jobs(sweep, store, execution))
-    positions = list(enumerate(sweep.run_ids))
-    with ThreadPoolExecutor(work.jobs, thread_name_prefix="run") as pool:
-        list(pool.map(work.execute, positions))
-    if work.error is not None:
-        raise work.error
-    positions, work.short_of_memory, work.jobs = work.short_of_memory, [], 1
-    for position in positions:
-        work.execute(position)
-    if work.error is not None:
-        raise work.error
+    work = _Work(store, execution, watch)
+    at_once = execution.jobs + _ahead(sweep, store)
+    work.execute(list(enumerate(sweep.run_ids)), at_once)
+    if at_once > 1:
+        work.execute(work.short_of_memory, 1)
     outcome = Outcome(sweep.experiment, sweep.run_ids, interrupted=work.interrupted)
     if not outcome.interrupted:  # ensembles of what happened to be done would stand beside the final ones
         _combine(sweep, store, outcome)
     return outcome
 
 
-def _jobs(sweep: Sweep, store: Store, execution: Execution) -> int:
-    if execution.jobs is not None:
-        return execution.jobs
+def _ahead(sweep: Sweep, store: Store) -> int:
+    """How many runs may get ready while others train: none on a CPU, where that would cost those their speed."""
     runs = [run for run in store.runs(Selection(ids=sweep.run_ids)) if run.status != "completed"]
     gpu = find_gpu(str(runs[0].config["device"])) if runs else None
     if gpu is None:
-        return 1
-    return max(1, min(len(runs), _MOST_JOBS, (os.cpu_count() or 1) // _JOB_CORES, gpu.free // _JOB_BYTES))
+        return 0
+    return max(0, min(AHEAD, (os.cpu_count() or 1) // _AHEAD_CORES, gpu.free // _AHEAD_BYTES - 1))
 
 
-class _Quiet:
-    """Lets runs train side by side, but measure alone."""
+class _Turns:
+    """Which runs may do what at the same time.
 
-    def __init__(self) -> None:
+    As many as there are jobs train, while others get ready; one that is ready and waits disturbs nobody. Whoever
+    measures is alone, and goes before those that wait to train.
+    """
+
+    def __init__(self, jobs: int, stopping: Callable[[], bool]) -> None:
+        self._jobs, self._stopping = jobs, stopping
         self._changed = threading.Condition()
-        self._training = self._waiting = 0
-        self._measuring = False
+        self._runs = Counter[str]()  # by what they do or wait for
 
     @contextmanager
-    def training(self) -> Iterator[Callable[[Callable[[], None]], None]]:
-        """Begin to train when nobody measures or waits to; yield what to call before measuring, until the end."""
-        measures = False
+    def of_run(self) -> Iterator[Callable[[str, Callable[[], None]], None]]:
+        """Yield what lets a run ``prepare``, then ``train``, then ``measure``; it calls ``beat`` while it waits."""
+        doing = "nothing"
 
-        def alone(beat: Callable[[], None]) -> None:
-            nonlocal measures
+        def turn(to: str) -> None:
+            nonlocal doing
+            self._runs.subtract([doing])
+            doing = to
+            self._runs.update([doing])
+            self._changed.notify_all()
+
+        def wait(to: str, beat: Callable[[], None]) -> None:
             with self._changed:
-                self._training -= 1
-                self._waiting += 1
-                self._changed.notify_all()
-                while self._training or self._measuring:
-                    self._changed.wait(HEARTBEAT_SECONDS)
+                turn(f"wait to {to}")
+                while not self._may(to):
+                    self._changed.wait(_WAIT_SECONDS)
                     beat()
-                self._waiting -= 1
-                self._measuring = measures = True
+                turn(to)
 
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._measuring)
-            self._training += 1
         try:
-            yield alone
+            yield wait
         finally:
             with self._changed:
-                if measures:
-                    self._measuring = False
-                else:
-                    self._training -= 1
-                self._changed.notify_all()
+                turn("nothing")
+
+    def _may(self, to: str) -> bool:
+        runs = self._runs
+        if to == "measure":
+            return not (runs["prepare"] or runs["train"] or runs["measure"])
+        if self._stopping():  # they end at once
+            return True
+        if runs["measure"] or runs["wait to measure"]:
+            return False
+        return to == "prepare" or runs["train"] < self._jobs
 
 
 class _Work:
     """A sweep in progress. Whatever touches the database or the terminal is done by one thread at a time."""
 
-    def __init__(
-        self, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None], jobs: int
-    ) -> None:
-        self._store, self._execution, self._watch, self.jobs = store, execution, watch, jobs
+    def __init__(self, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None]) -> None:
+        self._store, self._execution, self._watch = store, execution, watch
         self._lock = threading.Lock()
-        self._quiet = _Quiet()
+        self._turns = _Turns(execution.jobs, self._stopping)
+        self._error: Exception | None = None  # which ends the sweep: nothing can be recorded any more
         self.interrupted = False
-        self.error: Exception | None = None  # which ends the sweep: nothing can be recorded any more
         self.short_of_memory: list[tuple[int, int]] = []
 
     def _stopping(self) -> bool:
-        return self.error is not None or self._execution.stopping()
+        return self._error is not None or self._execution.stopping()
 
-    def execute(self, position: tuple[int, int]) -> None:
-        """Execute the run of a position in the sweep, unless it has completed or somebody else is at it."""
+    def execute(self, positions: Sequence[tuple[int, int]], at_once: int) -> None:
+        """Execute the runs of some positions in the sweep, but for those that have completed or that others are at."""
+        with ThreadPoolExecutor(at_once, thread_name_prefix="run") as pool:
+            list(pool.map(self._execute, positions))
+        if self._error is not None:
+            raise self._error
+
+    def _execute(self, position: tuple[int, int]) -> None:
         try:
-            with self._quiet.training() as alone:
-                self._begin(*position, alone)
-        except Exception as error:  # told by who waits for all threads
-            self.error = self.error or error
+            with self._turns.of_run() as wait:
+                wait("prepare", lambda: None)
+                self._begin(*position, wait)
+        except Exception as error:  # raised by who waits for all threads
+            self._error = self._error or error
 
-    def _begin(self, index: int, run_id: int, alone: Callable[[Callable[[], None]], None]) -> None:
+    def _begin(self, index: int, run_id: int, wait: Callable[[str, Callable[[], None]], None]) -> None:
         if self._stopping():
             self.interrupted = True
             return
@@ -186,10 +194,10 @@ class _Work:
                 self._watch(index, run, Note(f"recorded already{since}, as run {run_id}; --repeat runs it again"))
             elif not begun:
                 self._watch(index, run, Note(f"run {run_id} is being executed by another process, and left to it"))
-        if begun and self._run(index, run, alone) == "interrupted":
+        if begun and self._run(index, run, wait) == "interrupted":
             self.interrupted = True
 
-    def _run(self, index: int, run: Run, alone: Callable[[Callable[[], None]], None]) -> RunStatus:
+    def _run(self, index: int, run: Run, wait: Callable[[str, Callable[[], None]], None]) -> RunStatus:
         status: RunStatus = "completed"
         beaten = time.monotonic()
 
@@ -205,7 +213,7 @@ class _Work:
                 try:
                     for event in events:
                         beat()
-                        status = self._heed(index, run, event, partial(alone, beat), status)
+                        status = self._heed(index, run, event, lambda to: wait(to, beat), status)
                 except Stopped:
                     status = "interrupted"
                 with self._lock:
@@ -219,23 +227,22 @@ class _Work:
         return status
 
     def _heed(
-        self, index: int, run: Run, event: Event | None, alone: Callable[[], None], status: RunStatus
+        self, index: int, run: Run, event: Event | None, wait: Callable[[str], None], status: RunStatus
     ) -> RunStatus:
         """Record an event, and return the run's status after it."""
         if event is None:  # what storing predictions needs loads while the other process loads torch
             metrics.load_libraries()
             return status
-        if isinstance(event, Alone):
-            alone()
+        if isinstance(event, Turn):
+            wait(event.to)
             return status
         with self._lock:
             self._store.record(run.id, event)
             self._watch(index, run, event)
             if not isinstance(event, Failure):
                 return status
-            if self.jobs > 1 and event.kind == OUT_OF_MEMORY:
+            if event.kind == OUT_OF_MEMORY:
                 self.short_of_memory.append((index, run.id))
-                self._watch(index, run, Note("it is tried again when the runs beside it have ended"))
             return "failed"
 
     def _events(self, run: Run) -> Generator[Event | None, None, None]:
@@ -254,7 +261,7 @@ class _Work:
             checkpoint_every=self._execution.checkpoint_every,
             recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
             latency=self._execution.latency,
-            jobs=self.jobs,
+            jobs=self._execution.jobs,
         )
         with self._lock:
             child = self._execution.started.pop() if self._execution.started else None

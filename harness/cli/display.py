@@ -97,7 +97,7 @@ class RunDisplay:
                 self._print(shown, f"[bold red]failed:[/] {escape(event.message)}")
                 if event.traceback:
                     self._console.print(escape(event.traceback.rstrip()), soft_wrap=True)
-            case results.Measurement() | results.Alone():
+            case results.Measurement() | results.Turn():
                 pass
 
     def _advance(self, shown: _Run, event: results.Progress) -> None:

@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.errors import ConfigError
-
-__all__ = ["CheckpointEvery", "Database", "Jobs", "Json", "Latency", "MemoryLimit", "Timeout", "parse_jobs", "words"]
+__all__ = ["CheckpointEvery", "Database", "Jobs", "Json", "Latency", "MemoryLimit", "Timeout", "words"]
 
 Database = Annotated[str, typer.Option("--db", envvar="HARNESS_DB", help="Results database: a file or a URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -25,25 +23,11 @@ Latency = Annotated[
     bool, typer.Option(help="Measure the latency of inference at the end of a run, which takes some seconds.")
 ]
 Jobs = Annotated[
-    str,
+    int,
     typer.Option(
-        help="How many runs train side by side on one device. auto: one on a CPU, on a GPU as many as memory and cores "
-        "allow, at most four. Latency is measured alone."
+        min=1, max=64, help="How many runs train side by side. On a GPU the next ones get ready meanwhile in any case."
     ),
 ]
-
-
-def parse_jobs(text: str) -> int | None:
-    """Return how many runs train side by side; None for auto.
-
-    Raises:
-        ConfigError: it is no such number.
-    """
-    if text == "auto":
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= 64:
-        raise ConfigError(f"--jobs {text}: say auto, or a number from 1 to 64")
-    return int(text)
 
 
 def words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout, parse_jobs
+from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout
 from harness.cli.output import out, print_json, say
 from harness.cli.sweep import execute
 
@@ -22,7 +22,7 @@ def resume(
     memory_limit: MemoryLimit = None,
     checkpoint_every: CheckpointEvery = 60.0,
     latency: Latency = True,
-    jobs: Jobs = "auto",
+    jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:
     """Go on with what was interrupted, lost, failed or never begun, from the last checkpoint where there is one.
@@ -38,7 +38,6 @@ def resume(
     from harness.results import Selection
     from harness.store import open_store
 
-    parallel = parse_jobs(jobs)
     with open_store(db, create=False, write=True, say=say) as store:
         sweeps = store.unfinished_sweeps(experiment)
         if not sweeps:
@@ -53,4 +52,4 @@ def resume(
         say(f"Going on with {sweep.experiment.name!r}.")
         if names := list(dict.fromkeys(other.experiment.name for other in others)):
             say(f"Unfinished too, by --experiment: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, parallel, as_json)
+        execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, jobs, as_json)

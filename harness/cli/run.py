@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout, parse_jobs
+from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout
 from harness.cli.output import say
 from harness.cli.sweep import command, execute
 
@@ -57,7 +57,7 @@ def run(
     memory_limit: MemoryLimit = None,
     checkpoint_every: CheckpointEvery = 60.0,
     latency: Latency = True,
-    jobs: Jobs = "auto",
+    jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate backbones, and record everything.
@@ -76,15 +76,19 @@ def run(
     """
     from harness.config import Task
     from harness.launch import Child
+    from harness.launch.gpus import AHEAD, find_gpu
 
-    parallel = parse_jobs(jobs)
-    with closing(Child(Task.work)) as child:  # it loads torch while this process plans
+    named = _names(plugins)
+    ahead = min(len(named), jobs + AHEAD) if find_gpu(device or "auto") else 1
+    with ExitStack() as stack:
+        # They load torch while this process plans.
+        children = [stack.enter_context(closing(Child(Task.work))) for _ in range(max(ahead, 1))]
         from harness.experiment import Request, make_plan, plan_sweep
         from harness.store import open_store
 
         plan = make_plan(
             Request(
-                plugins=_names(plugins),
+                plugins=named,
                 data=data,
                 weights=weights or (),
                 settings=settings or (),
@@ -100,7 +104,7 @@ def run(
         )
         with open_store(db, say=say) as store:
             sweep = plan_sweep(plan, store, command(), repeat=repeat)
-            execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, parallel, as_json, child)
+            execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, jobs, as_json, children)
 
 
 def _names(text: str) -> list[str]:

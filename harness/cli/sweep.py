@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,9 +33,9 @@ def execute(
     memory_limit: float | None,
     checkpoint_every: float,
     latency: bool,
-    jobs: int | None,
+    jobs: int,
     as_json: bool,
-    started: Child | None = None,
+    started: Sequence[Child] = (),
 ) -> None:
     """Execute a sweep, show it, and end with the exit code that it deserves."""
     from harness.cli.display import RunDisplay
@@ -50,8 +50,7 @@ def execute(
     named = f" --experiment {shlex.quote(name)}"
     memory = int(memory_limit * 2**30) if memory_limit else None
     with stop_when_told(f"harness resume{shown}{named}", "at the next checkpoint") as stopping:
-        children = [started] if started else []
-        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping, children, jobs)
+        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping, list(started), jobs)
         with RunDisplay(err, len(sweep.run_ids)) as display:
             outcome = run_sweep(sweep, store, execution, display.show)
     runs = store.runs(Selection(ids=outcome.run_ids), epochs=as_json)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 __all__ = ["BatchNorm", "normalise", "use_fast_norms"]
 
-_ROWS, _CHANNELS, _GROUPS = 32, 64, 32  # of a tile; partial sums that are added up at once
-_PROGRAMS = 512  # among which the rows are divided: some for each multiprocessor
+_ROWS, _CHANNELS = 64, 32  # of a tile
+_PROGRAMS, _GROUPS = 256, 128  # among which a tensor is divided, two for each multiprocessor; its pixels, at most
+_BLOCK = 2048  # numbers that a program normalises
 
 
 def use_fast_norms(module: nn.Module) -> None:
@@ -93,7 +94,7 @@ class _Normalise(torch.autograd.Function):
         sums = torch.empty((groups, 2, channels), dtype=torch.float32, device=images.device)
         mean, rstd = torch.empty_like(weight), torch.empty_like(weight)
         made = torch.empty_like(images)
-        columns, tiles = triton.cdiv(channels, _CHANNELS), triton.cdiv(rows, _ROWS)
+        columns, blocks = triton.cdiv(channels, _CHANNELS), triton.cdiv(images.numel(), _BLOCK)
         _sum[(columns, groups)](images, sums, rows, channels, per_group, _ROWS, _CHANNELS)
         _finish[(columns,)](
             images,
@@ -110,7 +111,7 @@ class _Normalise(torch.autograd.Function):
             _GROUPS,
             _CHANNELS,
         )
-        _apply[(columns, tiles)](images, mean, rstd, weight, bias, made, rows, channels, _ROWS, _CHANNELS)
+        _apply[(blocks,)](images, mean, rstd, weight, bias, made, images.numel(), channels, _BLOCK)
         ctx.save_for_backward(images, weight, mean, rstd)
         return made
 
@@ -122,11 +123,11 @@ class _Normalise(torch.autograd.Function):
         sums = torch.empty((groups, 2, channels), dtype=torch.float32, device=images.device)
         of_bias, of_weight = torch.empty_like(weight), torch.empty_like(weight)
         of_images = torch.empty_like(images)
-        columns, tiles = triton.cdiv(channels, _CHANNELS), triton.cdiv(rows, _ROWS)
+        columns, blocks = triton.cdiv(channels, _CHANNELS), triton.cdiv(images.numel(), _BLOCK)
         _sum_back[(columns, groups)](images, gradient, mean, rstd, sums, rows, channels, per_group, _ROWS, _CHANNELS)
         _finish_back[(columns,)](sums, of_bias, of_weight, groups, channels, _GROUPS, _CHANNELS)
-        _apply_back[(columns, tiles)](
-            images, gradient, mean, rstd, weight, of_bias, of_weight, of_images, rows, channels, _ROWS, _CHANNELS
+        _apply_back[(blocks,)](
+            images, gradient, mean, rstd, weight, of_bias, of_weight, of_images, rows, images.numel(), channels, _BLOCK
         )
         return of_images, of_weight, of_bias, None, None, None, None
 
@@ -135,7 +136,7 @@ def _shape(images: Tensor) -> tuple[int, int, int, int]:
     """Return pixels, channels, the groups that pixels are divided into, and the pixels of a group."""
     channels = images.shape[1]
     rows = images.numel() // channels
-    wanted = max(1, _PROGRAMS // triton.cdiv(channels, _CHANNELS))
+    wanted = min(_GROUPS, max(1, _PROGRAMS // triton.cdiv(channels, _CHANNELS)))
     per_group = triton.cdiv(triton.cdiv(rows, wanted), _ROWS) * _ROWS
     return rows, channels, triton.cdiv(rows, per_group), per_group
 
@@ -196,28 +197,15 @@ def _finish(
 
 
 @triton.jit
-def _apply(
-    images,
-    mean,
-    rstd,
-    weight,
-    bias,
-    made,
-    rows,
-    channels,
-    ROWS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    column = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    inside = column < channels
-    there = (row < rows)[:, None] & inside[None, :]
+def _apply(images, mean, rstd, weight, bias, made, numbers, channels, BLOCK: tl.constexpr):
+    begin = tl.program_id(0).to(tl.int64) * BLOCK
+    place = begin + tl.arange(0, BLOCK)
+    inside = place < numbers
+    column = ((begin % channels).to(tl.int32) + tl.arange(0, BLOCK)) % channels
     slope = tl.load(rstd + column, inside, 0.0) * tl.load(weight + column, inside, 0.0)
-    centre, shift = tl.load(mean + column, inside, 0.0), tl.load(bias + column, inside, 0.0)
-    place = row.to(tl.int64)[:, None] * channels + column[None, :]
-    values = tl.load(images + place, there, 0).to(tl.float32)
-    values = (values - centre[None, :]) * slope[None, :] + shift[None, :]
-    tl.store(made + place, values.to(made.dtype.element_ty), there)
+    values = tl.load(images + place, inside, 0).to(tl.float32) - tl.load(mean + column, inside, 0.0)
+    values = values * slope + tl.load(bias + column, inside, 0.0)
+    tl.store(made + place, values.to(made.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -265,19 +253,16 @@ def _finish_back(
 
 @triton.jit
 def _apply_back(
-    images, gradient, mean, rstd, weight, of_bias, of_weight, of_images, rows, channels,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    column = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    inside = column < channels
-    there = (row < rows)[:, None] & inside[None, :]
-    centre, slope = tl.load(mean + column, inside, 0.0), tl.load(rstd + column, inside, 0.0)
-    scale = tl.load(weight + column, inside, 0.0) * slope
-    total = tl.load(of_bias + column, inside, 0.0) / rows
-    products = tl.load(of_weight + column, inside, 0.0) / rows
-    place = row.to(tl.int64)[:, None] * channels + column[None, :]
-    values = (tl.load(images + place, there, 0).to(tl.float32) - centre[None, :]) * slope[None, :]
-    back = tl.load(gradient + place, there, 0).to(tl.float32)
-    found = scale[None, :] * (back - total[None, :] - values * products[None, :])
-    tl.store(of_images + place, found.to(of_images.dtype.element_ty), there)
+    images, gradient, mean, rstd, weight, of_bias, of_weight, of_images, rows, numbers, channels, BLOCK: tl.constexpr
+):
+    begin = tl.program_id(0).to(tl.int64) * BLOCK
+    place = begin + tl.arange(0, BLOCK)
+    inside = place < numbers
+    column = ((begin % channels).to(tl.int32) + tl.arange(0, BLOCK)) % channels
+    slope = tl.load(rstd + column, inside, 0.0)
+    values = (tl.load(images + place, inside, 0).to(tl.float32) - tl.load(mean + column, inside, 0.0)) * slope
+    back = tl.load(gradient + place, inside, 0).to(tl.float32)
+    shift = tl.load(of_bias + column, inside, 0.0) / rows
+    along = tl.load(of_weight + column, inside, 0.0) / rows
+    found = tl.load(weight + column, inside, 0.0) * slope * (back - shift - values * along)
+    tl.store(of_images + place, found.to(of_images.dtype.element_ty), inside)

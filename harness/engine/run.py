@@ -31,12 +31,12 @@ from harness.measure.memory import peaks, reset_peaks
 from harness.measure.rule import Rule
 from harness.measure.work import measure_work
 from harness.paths import Kept, kept_dir
-from harness.results import Alone, EpochResult, Event, Measurement, Note, Progress, RunSetup
+from harness.results import EpochResult, Event, Measurement, Note, Progress, RunSetup, Turn
 
 __all__ = ["execute"]
 
 LATENCY_BATCH_SIZES = (1, 32)
-LATENCY = Rule(longest=3.0, least=10, warm_up=1.0)
+LATENCY = Rule(longest=1.5, least=10, warm_up=1.0)
 
 
 def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bool] = lambda: False) -> None:
@@ -115,6 +115,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         },
     )
     start = None
+    emit(Turn("train"))
     for index, stage in enumerate(stages):
         if saved is not None and index < saved.position.stage:
             trainer.skip_stage(stage)
@@ -134,7 +135,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
 
     if not task.latency:
         return
-    emit(Alone())
+    emit(Turn("measure"))
     for number, batch_size in enumerate(LATENCY_BATCH_SIZES):
         emit(Progress("latency", number, len(LATENCY_BATCH_SIZES)))
         call = inference(module, backbone, len(splits.classes), batch_size, device, config.precision)

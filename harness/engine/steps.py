@@ -142,12 +142,17 @@ class Steps:
         self._shown = Shown(tuple(part.clone() for part in shown.rows), shown.labels.clone(), shown.inputs)
         self._rows = rows.clone()
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        draws = torch.cuda.get_rng_state(self._device)
         try:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._compute(self._rows)
         except Exception as error:  # the code is a plugin's; what a step without a graph does as well, it does then
             if out_of_memory(error):
                 raise
+            # torch's generator believes that the capture goes on; a copy of it does not.
+            generator = torch.cuda.default_generators[self._device.index or 0]
+            generator.graphsafe_set_state(generator.clone_state())
+            torch.cuda.set_rng_state(draws, self._device)
             self.because = f"CUDA graphs do not take it ({type(error).__name__}: {str(error).splitlines()[0]})"
             return
         self._graph, self._gradients = graph, [parameter.grad for parameter in self._parameters]

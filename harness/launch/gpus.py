@@ -6,7 +6,9 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-__all__ = ["Gpu", "find_gpu"]
+__all__ = ["AHEAD", "Gpu", "find_gpu"]
+
+AHEAD = 2  # runs that get ready for a GPU while others train on it
 
 
 @dataclass(frozen=True)
