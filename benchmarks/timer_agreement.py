@@ -26,21 +26,19 @@ from harness.engine.bench import prepare
 from harness.measure.rule import Rule
 from harness.measure.sampling import sample
 
-SECONDS = 1.5  # of a turn
 
-
-def timers(call: Callable[[], object], device: torch.device) -> dict[str, Callable[[], float]]:
+def timers(call: Callable[[], object], device: torch.device, seconds: float) -> dict[str, Callable[[], float]]:
     """Return what times a call: each returns the median of a turn, in seconds."""
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    rule = Rule(error=0.0, longest=SECONDS, warm_up=0.5)
+    rule = Rule(error=0.0, longest=seconds, warm_up=0.5)
     found: dict[str, Callable[[], float]] = {
         "harness": lambda: float(np.median(sample(call, device, rule).seconds)),
-        "torch.utils.benchmark": lambda: timer.blocked_autorange(min_run_time=SECONDS).median,
+        "torch.utils.benchmark": lambda: timer.blocked_autorange(min_run_time=seconds).median,
     }
     if device.type == "cuda":
         from triton.testing import do_bench
 
-        found["triton"] = lambda: do_bench(call, warmup=100, rep=1000 * SECONDS, return_mode="median") / 1e3
+        found["triton"] = lambda: do_bench(call, warmup=100, rep=1000 * seconds, return_mode="median") / 1e3
     return found
 
 
@@ -49,10 +47,11 @@ def main() -> None:
     parser.add_argument("--plugins", default="alexnet,googlenet,resnet18")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
     arguments = parser.parse_args()
     for name in arguments.plugins.split(","):
         prepared = prepare(BenchConfig(backbone=name, batch_size=arguments.batch_size), lambda _event: None)
-        ways = timers(prepared.call, prepared.device)
+        ways = timers(prepared.call, prepared.device, arguments.seconds)
         turns: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(arguments.turns):
             for way in list(ways)[:: 1 if turn % 2 else -1]:

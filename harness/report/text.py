@@ -84,6 +84,12 @@ def execution(how: Mapping[str, Any]) -> str:
     fused = ", BatchNorm inside the convolutions before it" if how["fused"] else ""
     if "not_fused_because" in how:
         fused = f", not in a fast form, because {how['not_fused_because']}"
+    if how.get("captured"):
+        said += ". Steps were launched as CUDA graphs"
+    elif "not_captured_because" in how:
+        said += f". Steps were launched kernel by kernel, because {how['not_captured_because']}"
+    if how.get("jobs", 1) > 1:
+        said += f". Up to {how['jobs'] - 1} other runs trained at the same time, so its speed is not its own"
     images = f"{bytes_(how['images_bytes'])} of images in {how['images']}"
     return f"{said}. Evaluated in batches of {how['batch_size']}{fused}; {images}."
 

@@ -140,6 +140,8 @@ def test_both_stages_equal_a_bare_loop(
     new_head = nn.Linear(head.in_features, 2)
     if name == "alexnet":
         plain.classifier[6] = new_head
+        if device == "cuda":  # a pool that does nothing at this size, but whose gradient is refused where bits repeat
+            plain.avgpool = nn.Identity()
     else:
         plain.fc = new_head
     plain.load_state_dict(ours.state_dict())
