@@ -44,7 +44,7 @@ bench: install
 
 sample: install
 	$(BIN)/harness report --all --db benchmark.db.example --out reports/sample \
-	    --experiment "The paper's three networks from random weights"
+	    --experiment "The paper on a GPU"
 
 clean:
 	rm -rf $(VENV) build dist reports/demo

@@ -6,6 +6,7 @@ files (RAPL). What cannot be read is :class:`Absent`, and says why; it is never 
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ OTHERS = 0.1  # share of the device that others may take
 STOLEN = 0.02  # share of the processor that a virtual machine's host may withhold
 SLOWER = 0.05  # fall of the clock from its highest reading, as a share
 IDLE_SECONDS = 0.5
+GPU_IDLE_SECONDS = 1.5
 RAPL = Path("/sys/class/powercap")
 # What NVIDIA calls the reasons that spoil a measurement. Idling and clocks that somebody has set do not.
 THROTTLES = {
@@ -157,7 +159,12 @@ class _Gpu(Sensors):
         return [*super().flags(), *(f"the GPU was slowed down: {reason}" for reason in sorted(self._reasons))]
 
     def busy(self) -> str | None:
-        used = self._ask(self._nvml.nvmlDeviceGetUtilizationRates).gpu / 100
+        # The rate is of up to a second that has passed, and so of what this process did itself.
+        begin = now()
+        while (used := self._ask(self._nvml.nvmlDeviceGetUtilizationRates).gpu / 100) > OTHERS:
+            if now() - begin > GPU_IDLE_SECONDS:
+                break
+            time.sleep(0.05)
         return f"before it began, the GPU was {used:.0%} busy with something else" if used > OTHERS else None
 
     def joules(self) -> float:

@@ -19,7 +19,7 @@ def _without_charts(page: Path) -> str:
 
 def test_the_sample_report_is_current(tmp_path: Path) -> None:
     with open_store(str(ROOT / "benchmark.db.example"), create=False) as store:
-        front = "The paper's three networks from random weights"
+        front = "The paper on a GPU"
         made = render_report(store, tmp_path / "sample", experiment=front, everything=True)
     pages = {path.relative_to(made.parent) for path in made.parent.rglob("*.html")}
     assert pages == {path.relative_to(SAMPLE) for path in SAMPLE.rglob("*.html")}, "run: make sample"
