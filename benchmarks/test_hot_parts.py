@@ -36,6 +36,7 @@ from harness.engine.features import Features
 from harness.engine.forms import InferenceForms
 from harness.engine.model import build, prepare, set_train_mode
 from harness.engine.stage import Trainer, _optimizer, _Work
+from harness.engine.steps import Shown, Steps
 from harness.report.render import render_report
 from harness.results import PluginRecord
 from harness.store import open_store
@@ -186,19 +187,23 @@ def _trainer(split: Split, stage, precision: str) -> tuple[Trainer, _Work]:
     trainer = Trainer(module, backbone, _augment(), splits, 0, CPU, precision, lambda _event: None)
     parameters = prepare(module, backbone, stage)
     set_train_mode(module, stage)
-    return trainer, _Work(stage, _optimizer(stage, parameters), None, None, Position(0))
+    work = _Work(stage, _optimizer(stage, parameters), None, Position(0))
+    if stage.trainable == "head":
+        work.frozen = trainer._freeze(stage)
+    work.steps = Steps(trainer._losses(work), parameters, work.optimizer, CPU)
+    return trainer, work
 
 
 @pytest.mark.benchmark(group="train a head on 128 images' features, an epoch, ResNet18")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_head_epoch(benchmark, split: Split, precision: str) -> None:
-    trainer, work = _trainer(split, FROZEN, precision)
-    frozen = trainer._freeze(FROZEN)
-    features = frozen.features.rows(split, torch.arange(N), None)
+    _, work = _trainer(split, FROZEN, precision)
+    features = work.frozen.features.rows(split, torch.arange(N), None)
+    work.steps.show(Shown(features, split.labels, lambda rows: rows), 0.0, 0)
 
     def epoch() -> None:
         for rows in torch.arange(N).split(BATCH):
-            trainer._step(work, frozen.tail, tuple(feature[rows] for feature in features), split.labels[rows])
+            work.steps.take(rows)
 
     benchmark(epoch)
     _per_image(benchmark)
@@ -222,10 +227,10 @@ def test_finetune_baseline_torchvision_fp32(benchmark, split: Split) -> None:
 @pytest.mark.benchmark(group="fine-tune one batch of 32, ResNet18")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_finetune_step(benchmark, split: Split, precision: str) -> None:
-    trainer, work = _trainer(split, FINETUNE, precision)
+    _, work = _trainer(split, FINETUNE, precision)
     inputs = _augment().inputs(split.batch(torch.arange(BATCH), CPU))
-    step = partial(trainer._step, work, trainer.module, (inputs,), split.labels[:BATCH])
-    benchmark.pedantic(step, rounds=5, warmup_rounds=1)
+    work.steps.show(Shown((inputs,), split.labels[:BATCH], lambda rows: rows), 0.0, 0)
+    benchmark.pedantic(partial(work.steps.take, torch.arange(BATCH)), rounds=5, warmup_rounds=1)
     _per_image(benchmark, BATCH)
 
 

@@ -1,9 +1,10 @@
-"""What a plugin author implements: :class:`Backbone`, :class:`Schedule`, :class:`Ensemble`, :class:`Dataset`.
+"""What a plugin author implements: :class:`Backbone`, :class:`Family`, :class:`Schedule`, :class:`Ensemble`,
+:class:`Dataset`.
 
 A plugin is an object, or a class that can be called without arguments, named by an entry point in one of the groups
-``harness.backbones``, ``harness.schedules``, ``harness.ensembles`` and ``harness.datasets``. Its name is the entry
-point's name. Importing this module is cheap: torch is imported by the methods that need it, never here, and a plugin
-module that does the same keeps ``harness plugins`` and ``harness report`` quick.
+``harness.backbones``, ``harness.families``, ``harness.schedules``, ``harness.ensembles`` and ``harness.datasets``. Its
+name is the entry point's name. Importing this module is cheap: torch is imported by the methods that need it, never
+here, and a plugin module that does the same keeps ``harness plugins`` and ``harness report`` quick.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "DatasetOptions",
     "Download",
     "Ensemble",
+    "Family",
     "ImageRef",
     "ImageSource",
     "ImageSplits",
@@ -72,15 +74,18 @@ class PretrainedWeights:
 class Backbone(ABC):
     """A network with its weights, its preprocessing and a classification head that can be replaced.
 
-    ``mean`` and ``std`` are those of the RGB input in [0, 1] that the pretrained weights expect. ``head`` is the dotted
-    name of the last ``nn.Linear``; ``auxiliary_heads`` names those of training-only side branches, if there are any.
+    ``mean`` and ``std`` are those of the RGB input in [0, 1] that the pretrained weights expect, ``crop_pct`` is the
+    share of an image's side that it is evaluated on. ``head`` is the dotted name of the layer that gives the classes,
+    an ``nn.Linear`` or an ``nn.Conv2d`` of kernel 1; ``auxiliary_heads`` names those of training-only side branches,
+    if there are any. All of them may be set on the class or on the object.
     """
 
-    input_size: ClassVar[int] = 224
-    mean: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
-    std: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
-    head: ClassVar[str]
-    auxiliary_heads: ClassVar[tuple[str, ...]] = ()
+    input_size: int = 224
+    crop_pct: float = 224 / 256
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    head: str
+    auxiliary_heads: tuple[str, ...] = ()
 
     def pretrained(self) -> Mapping[str, PretrainedWeights]:
         """Name the pretrained checkpoints that exist, for example ``{"imagenet": ...}``."""
@@ -105,6 +110,22 @@ class Backbone(ABC):
     def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Split a forward pass's output into logits (n, classes) and those of each auxiliary head."""
         return output, ()
+
+
+class Family(ABC):
+    """Backbones of a library, named ``FAMILY:NAME``, where FAMILY is the plugin's name."""
+
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """List the names."""
+
+    @abstractmethod
+    def backbone(self, name: str) -> Backbone:
+        """Return the backbone of that name.
+
+        Raises:
+            harness.errors.PluginNotFoundError: there is none.
+        """
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -23,6 +23,8 @@ __all__ = [
     "QUERY_SAMPLES",
     "BenchConfig",
     "BenchTask",
+    "CheckTask",
+    "LoadTask",
     "Mode",
     "Override",
     "Precision",
@@ -91,6 +93,26 @@ class Task:
     latency: bool = True
     jobs: int = 1
     work: ClassVar[str] = "harness.engine.run"  # the module whose ``execute`` does it
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """A plugin to check. ``weights`` are those of a backbone, ``options`` those of a data set."""
+
+    kind: Literal["backbone", "family", "schedule", "ensemble", "dataset"]
+    name: str
+    weights: str = "random"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    work: ClassVar[str] = "harness.testing.conformance"
+
+
+@dataclass(frozen=True)
+class LoadTask:
+    """A plugin to load."""
+
+    kind: Literal["backbone", "family", "schedule", "ensemble", "dataset"]
+    name: str
+    work: ClassVar[str] = "harness.launch.load"
 
 
 class BenchConfig(Options):

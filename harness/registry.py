@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, get_args
 
-from harness.api import Backbone, Dataset, Ensemble, Schedule
+from harness.api import Backbone, Dataset, Ensemble, Family, Schedule
 from harness.errors import BrokenPluginError, PluginError, PluginNotFoundError, did_you_mean
 from harness.results import PluginRecord
 
 __all__ = ["BASES", "KINDS", "Kind", "Plugin", "find", "find_any", "load", "plugins"]
 
-Kind = Literal["backbone", "schedule", "ensemble", "dataset"]
+Kind = Literal["backbone", "family", "schedule", "ensemble", "dataset"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-BASES: dict[Kind, type[Any]] = {"backbone": Backbone, "schedule": Schedule, "ensemble": Ensemble, "dataset": Dataset}
+BASES: dict[Kind, type[Any]] = {
+    "backbone": Backbone,
+    "family": Family,
+    "schedule": Schedule,
+    "ensemble": Ensemble,
+    "dataset": Dataset,
+}
 
+_GROUPS = {kind: "harness.families" if kind == "family" else f"harness.{kind}s" for kind in KINDS}
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin, not imported yet. ``target`` is ``module:attribute``."""
+    """An installed plugin, not imported yet. ``target`` is ``module:attribute``.
+
+    ``member`` is the name that a backbone has in its family, whose entry point this is then.
+    """
 
     kind: Kind
     name: str
@@ -30,6 +40,7 @@ class Plugin:
     version: str
     target: str
     entry_point: EntryPoint
+    member: str | None = None
 
     @property
     def record(self) -> PluginRecord:
@@ -53,18 +64,22 @@ def plugins(kind: Kind | None = None) -> list[Plugin]:
         )
         for k in KINDS
         if kind in (None, k)
-        for point in entry_points(group=f"harness.{k}s")
+        for point in entry_points(group=_GROUPS[k])
     ]
     return sorted(found, key=lambda plugin: (KINDS.index(plugin.kind), plugin.name, plugin.distribution))
 
 
 def find(kind: Kind, name: str) -> Plugin:
-    """Return the plugin of that kind and name.
+    """Return the plugin of that kind and name; ``FAMILY:NAME`` is a backbone too.
 
     Raises:
-        PluginNotFoundError: there is none; the nearest names are given.
+        PluginNotFoundError: there is none; the nearest names are given. Whether a family has the name shows when it is
+            loaded.
         PluginError: two distributions register the same name.
     """
+    family, colon, member = name.partition(":")
+    if kind == "backbone" and colon:
+        return replace(find("family", family), kind="backbone", name=name, member=member)
     candidates = plugins(kind)
     found = [plugin for plugin in candidates if plugin.name == name]
     if not found:
@@ -86,6 +101,8 @@ def find_any(name: str) -> Plugin:
     prefix, colon, rest = name.partition(":")
     if colon and prefix in KINDS:
         return find(prefix, rest)
+    if colon:
+        return find("backbone", name)
     candidates = plugins()
     kinds = sorted({plugin.kind for plugin in candidates if plugin.name == name})
     if not kinds:
@@ -93,6 +110,10 @@ def find_any(name: str) -> Plugin:
         raise PluginNotFoundError(f"no plugin is called {name!r}. {near}")
     if len(kinds) > 1:
         raise PluginError(f"{name!r} is the name of several plugins; say {' or '.join(f'{k}:{name}' for k in kinds)}")
+    if kinds == ["family"]:
+        raise PluginNotFoundError(
+            f"{name!r} is a family of backbones: say {name}:NAME, of `harness plugins --family {name}`"
+        )
     return find(kinds[0], name)
 
 
@@ -105,6 +126,10 @@ def load(plugin: Plugin, base: type[_T]) -> _T:
     try:
         target = plugin.entry_point.load()
         obj = target() if isinstance(target, type) else target
+        if plugin.member is not None and isinstance(obj, Family):
+            obj = obj.backbone(plugin.member)
+    except PluginNotFoundError:  # a family has no such member
+        raise
     except (Exception, SystemExit) as error:
         details = traceback.format_exc()
         raise BrokenPluginError(f"the {plugin} cannot be loaded: {type(error).__name__}: {error}", details) from error

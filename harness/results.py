@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "CheckResult",
     "DatasetRecord",
     "EnsembleRecord",
     "Environment",
@@ -94,6 +95,20 @@ class StageStarted:
     index: int
     epochs: int
     trainable: int
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A check of a plugin, in words. ``message`` says what is wrong, and ``details`` may be a traceback."""
+
+    name: str
+    message: str = ""
+    details: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.message
 
 
 @dataclass(frozen=True)
@@ -202,7 +217,17 @@ class Failure:
 
 # An environment comes alone where no network is measured, but the machine.
 Event = (
-    Environment | RunSetup | StageStarted | Progress | Note | EpochResult | StageResult | Turn | Measurement | Failure
+    Environment
+    | RunSetup
+    | StageStarted
+    | Progress
+    | Note
+    | EpochResult
+    | StageResult
+    | Turn
+    | Measurement
+    | CheckResult
+    | Failure
 )
 
 

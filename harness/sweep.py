@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -22,14 +21,13 @@ from harness.config import RunConfig, Task
 from harness.data.files import file_sha256
 from harness.errors import RunTakenOverError, Stopped, StoreError
 from harness.launch import OUT_OF_MEMORY, Child, Limits, run_in_child
-from harness.launch.gpus import AHEAD, find_gpu
+from harness.launch.gpus import ready_ahead
 from harness.paths import checkpoint_dir
 from harness.results import EnsembleRecord, Event, Experiment, Failure, Note, Run, RunStatus, Selection, Sweep, Turn
 from harness.store import HEARTBEAT_SECONDS, Store
 
 __all__ = ["Execution", "Outcome", "run_sweep"]
 
-_AHEAD_CORES, _AHEAD_BYTES = 4, 4 * 2**30  # that there must be for each of them
 _WAIT_SECONDS = 0.5
 
 
@@ -80,24 +78,19 @@ def run_sweep(
         execution: how.
         watch: told of each event of each run, by its position in the sweep, one at a time; None when a run begins.
     """
-    work = _Work(store, execution, watch)
-    at_once = execution.jobs + _ahead(sweep, store)
+    unfinished = [run for run in store.runs(Selection(ids=sweep.run_ids)) if run.status != "completed"]
+    device = str(unfinished[0].config["device"]) if unfinished else "cpu"
+    jobs = max(1, min(execution.jobs, len(unfinished)))
+    work = _Work(store, execution, watch, jobs)
+    at_once = max(1, min(jobs + ready_ahead(device), len(unfinished)))
     work.execute(list(enumerate(sweep.run_ids)), at_once)
-    if at_once > 1:
-        work.execute(work.short_of_memory, 1)
+    if at_once > 1 and execution.limits.memory is None:  # which holds for each of them, alone too
+        work.jobs = 1
+        work.execute(tuple(work.short_of_memory), 1)
     outcome = Outcome(sweep.experiment, sweep.run_ids, interrupted=work.interrupted)
     if not outcome.interrupted:  # ensembles of what happened to be done would stand beside the final ones
         _combine(sweep, store, outcome)
     return outcome
-
-
-def _ahead(sweep: Sweep, store: Store) -> int:
-    """How many runs may get ready while others train: none on a CPU, where that would cost those their speed."""
-    runs = [run for run in store.runs(Selection(ids=sweep.run_ids)) if run.status != "completed"]
-    gpu = find_gpu(str(runs[0].config["device"])) if runs else None
-    if gpu is None:
-        return 0
-    return max(0, min(AHEAD, (os.cpu_count() or 1) // _AHEAD_CORES, gpu.free // _AHEAD_BYTES - 1))
 
 
 class _Turns:
@@ -127,10 +120,12 @@ class _Turns:
         def wait(to: str, beat: Callable[[], None]) -> None:
             with self._changed:
                 turn(f"wait to {to}")
-                while not self._may(to):
-                    self._changed.wait(_WAIT_SECONDS)
-                    beat()
-                turn(to)
+            while True:
+                with self._changed:
+                    if self._may(to) or (self._changed.wait(_WAIT_SECONDS) and self._may(to)):
+                        turn(to)
+                        return
+                beat()
 
         try:
             yield wait
@@ -142,7 +137,7 @@ class _Turns:
         runs = self._runs
         if to == "measure":
             return not (runs["prepare"] or runs["train"] or runs["measure"])
-        if self._stopping():  # they end at once
+        if self._stopping():  # it does not go on then
             return True
         if runs["measure"] or runs["wait to measure"]:
             return False
@@ -152,11 +147,13 @@ class _Turns:
 class _Work:
     """A sweep in progress. Whatever touches the database or the terminal is done by one thread at a time."""
 
-    def __init__(self, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None]) -> None:
-        self._store, self._execution, self._watch = store, execution, watch
+    def __init__(
+        self, store: Store, execution: Execution, watch: Callable[[int, Run, Event | None], None], jobs: int
+    ) -> None:
+        self._store, self._execution, self._watch, self.jobs = store, execution, watch, jobs
         self._lock = threading.Lock()
-        self._turns = _Turns(execution.jobs, self._stopping)
-        self._error: Exception | None = None  # which ends the sweep: nothing can be recorded any more
+        self._turns = _Turns(jobs, self._stopping)
+        self._error: BaseException | None = None  # which ends the sweep: nothing can be recorded any more
         self.interrupted = False
         self.short_of_memory: list[tuple[int, int]] = []
 
@@ -166,7 +163,11 @@ class _Work:
     def execute(self, positions: Sequence[tuple[int, int]], at_once: int) -> None:
         """Execute the runs of some positions in the sweep, but for those that have completed or that others are at."""
         with ThreadPoolExecutor(at_once, thread_name_prefix="run") as pool:
-            list(pool.map(self._execute, positions))
+            try:
+                list(pool.map(self._execute, positions))
+            except BaseException as error:  # an interrupt of this thread, which is to reach the others
+                self._error = error
+                raise
         if self._error is not None:
             raise self._error
 
@@ -235,6 +236,8 @@ class _Work:
             return status
         if isinstance(event, Turn):
             wait(event.to)
+            if event.to == "train" and self._stopping():
+                raise Stopped
             return status
         with self._lock:
             self._store.record(run.id, event)
@@ -261,10 +264,10 @@ class _Work:
             checkpoint_every=self._execution.checkpoint_every,
             recorded=tuple(epoch for stage in run.stages for epoch in stage.epochs),
             latency=self._execution.latency,
-            jobs=self._execution.jobs,
+            jobs=self.jobs,
         )
-        with self._lock:
-            child = self._execution.started.pop() if self._execution.started else None
+        with self._lock:  # a process inherits what is set for it in this one's environment
+            child = self._execution.started.pop() if self._execution.started else Child(task.work)
         yield from run_in_child(task, self._execution.limits, self._stopping, child)
 
 

@@ -7,7 +7,7 @@ import harness
 from harness import errors
 
 EXPORTED = {
-    "SGD", "Adam", "Backbone", "Combined", "ConstantLR", "CyclicLR", "Dataset", "DatasetOptions", "Ensemble",
+    "SGD", "Adam", "Backbone", "Combined", "ConstantLR", "CyclicLR", "Dataset", "DatasetOptions", "Ensemble", "Family",
     "HarnessError", "ImageRef", "ImageSource", "ImageSplits", "PretrainedWeights", "Schedule", "Stage", "Transform",
 }  # fmt: skip
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
+from harness.launch.gpus import Gpu, find_gpu, ready_ahead
 from harness.results import Selection
 from harness.store import open_store
 from harness.sweep import _Turns
@@ -98,12 +105,89 @@ def test_runs_side_by_side_are_what_they_are_one_after_another(
 def test_what_has_too_little_memory_beside_others_is_tried_again_alone(
     harness: Harness, test_plugins: Path, tmp_path: Path
 ) -> None:
+    arguments = ["run", "--plugins", "short_once,tiny,majority_vote", *SHORT]
+    done = harness(*arguments, "--jobs", "2", PYTHONPATH=str(test_plugins), SHORT_ONCE=tmp_path / "mark")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("needs more memory than this machine has (too many at once)") == 1
+    with open_store(str(tmp_path / "benchmark.db"), create=False) as store:
+        runs = {run.backbone: store.run(run.id) for run in store.runs(Selection())}
+    assert {name: (run.status, len(run.attempts)) for name, run in runs.items()} == {
+        "short_once": ("completed", 2),
+        "tiny": ("completed", 1),
+    }
+    assert runs["short_once"].attempts[1].started_at > runs["tiny"].finished_at
+    assert runs["short_once"].stages[0].execution["jobs"] == 1
+
+
+def test_what_had_too_little_memory_alone_is_not_tried_again(
+    harness: Harness, test_plugins: Path, tmp_path: Path
+) -> None:
     done = harness(
-        "run", "--plugins", "eats_memory,tiny", *SHORT, "--jobs", "2", "--memory-limit", "6",
-        PYTHONPATH=str(test_plugins),
+        "run", "--plugins", "short_once", *SHORT, "--jobs", "2",
+        PYTHONPATH=str(test_plugins), SHORT_ONCE=tmp_path / "mark",
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert done.stderr.count("needs more memory than the 6 GiB of --memory-limit") == 2
     with open_store(str(tmp_path / "benchmark.db"), create=False) as store:
-        found = {run.backbone: (run.status, len(run.attempts)) for run in store.runs(Selection())}
-    assert found == {"eats_memory": ("failed", 2), "tiny": ("completed", 1)}
+        (run,) = store.runs(Selection())
+    assert (run.status, len(run.attempts)) == ("failed", 1)
+
+
+def test_interrupted_side_by_side_all_go_on(harness: Harness, test_plugins: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "harness", "run", "--plugins", "slow,tiny,tiny_two", *SHORT, "--jobs", "2"]
+    command += ["--set", "frozen.epochs=40", "--experiment", "one"]
+    env = {**os.environ, "PYTHONPATH": str(test_plugins), "HARNESS_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "frozen 2/40" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        process.communicate(timeout=120)
+    assert process.returncode == 130
+    with open_store(str(tmp_path / "benchmark.db"), create=False) as store:
+        assert {run.status for run in store.runs(Selection())} <= {"interrupted", "planned", "completed"}
+    done = harness("resume", "--jobs", "2", PYTHONPATH=str(test_plugins))
+    assert done.returncode == 0, done.stderr
+    with open_store(str(tmp_path / "benchmark.db"), create=False) as store:
+        assert [run.status for run in store.runs(Selection())] == ["completed"] * 3
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "found"),
+    [
+        (None, "auto", 80), (None, "cuda:1", 16), (None, "cuda:2", None), (None, "cpu", None), ("", "auto", None),
+        ("1", "cuda", 16), ("1,0", "cuda:1", 80), ("GPU-b", "auto", 16), ("GPU-c", "auto", None),
+    ],
+)  # fmt: skip
+def test_the_gpu_that_a_device_stands_for(
+    visible: str | None, device: str, found: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no GPU here, so NVIDIA's library is a stand-in, of two GPUs."""
+    gib = {"GPU-a": 80, "GPU-b": 16}
+
+    def by_name(name: str) -> str:
+        if name not in gib:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return name
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: list(gib)[index])
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", by_name)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCudaComputeCapability", lambda name: (9, 0))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda name: SimpleNamespace(free=gib[name] * 2**30))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert find_gpu(device) == (Gpu((9, 0), found * 2**30) if found else None)
+    assert ready_ahead(device) == (2 if found else 0)
+
+
+@pytest.mark.parametrize(("cores", "gib", "expected"), [(16, 80, 2), (4, 80, 1), (2, 80, 0), (16, 9, 1), (16, 7, 0)])
+def test_who_gets_ready_has_cores_and_memory(
+    cores: int, gib: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr("harness.launch.gpus.find_gpu", lambda _device: Gpu((9, 0), gib * 2**30))
+    assert ready_ahead("auto") == expected

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import cache, data, db, runs, sets
+from harness.cli import cache, data, db, plugin, runs, sets
 from harness.cli.bench import bench
 from harness.cli.compare import compare
 from harness.cli.doctor import doctor
@@ -42,6 +42,7 @@ app.command()(report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(sets.app, name="sets")
 app.command()(plugins)
+app.add_typer(plugin.app, name="plugin")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 app.add_typer(cache.app, name="cache")

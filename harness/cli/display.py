@@ -33,7 +33,7 @@ class RunDisplay:
 
     def __init__(self, console: Console, runs: int) -> None:
         self._console = console
-        self._number = runs
+        self._total = runs
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -60,7 +60,7 @@ class RunDisplay:
         if event is None:
             stage, step = (self._bars.add_task("", visible=False, figures="") for _ in range(2))
             self._runs[index], self._last = _Run(run.backbone, stage, step), index
-            self._console.print(f"[bold]{escape(run.backbone)}[/] ({index + 1}/{self._number})", soft_wrap=True)
+            self._console.print(f"[bold]{escape(run.backbone)}[/] ({index + 1}/{self._total})", soft_wrap=True)
             return
         self._several = self._several or index != self._last
         shown = self._runs[index]

@@ -25,7 +25,10 @@ Latency = Annotated[
 Jobs = Annotated[
     int,
     typer.Option(
-        min=1, max=64, help="How many runs train side by side. On a GPU the next ones get ready meanwhile in any case."
+        min=1,
+        max=64,
+        help="How many runs train side by side, which rarely gains on one device: on a CPU they share its cores. What "
+        "has trained waits for those beside it before its latency is measured.",
     ),
 ]
 

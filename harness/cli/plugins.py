@@ -13,12 +13,19 @@ __all__ = ["plugins"]
 
 
 def plugins(
-    kind: Annotated[str | None, typer.Option(help="backbone, schedule, ensemble or dataset.")] = None,
+    kind: Annotated[str | None, typer.Option(help="backbone, family, schedule, ensemble or dataset.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="List what a family has, such as timm. Its library is imported for that.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the installed plugins and where each comes from. None is imported.
+    """List the installed plugins and where each comes from. None is imported, but with --family.
 
-    Example: harness plugins --kind backbone
+    Examples:
+
+      harness plugins --kind backbone
+
+      harness plugins --family torchvision
     """
     from collections import Counter
 
@@ -26,6 +33,15 @@ def plugins(
 
     from harness import registry
 
+    if family is not None:
+        from harness.api import Family
+
+        names = [f"{family}:{name}" for name in registry.load(registry.find("family", family), Family).names()]
+        if as_json:
+            print_json(names)
+        else:
+            out.print("\n".join(map(escape, names)), soft_wrap=True)
+        return
     if kind is not None and kind not in registry.KINDS:
         raise ConfigError(f"--kind {kind}: no such kind. {did_you_mean(kind, registry.KINDS)}")
     found = [plugin for plugin in registry.plugins() if kind in (None, plugin.kind)]

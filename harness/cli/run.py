@@ -19,7 +19,8 @@ def run(
     plugins: Annotated[
         str,
         typer.Option(
-            help="Names of backbones, and of a schedule, ensembles and a data set where they are not the default, "
+            help="Names of backbones (timm:NAME and torchvision:NAME for those of these libraries), and of a schedule, "
+            "ensembles and a data set where they are not the default, "
             "separated by commas; kind:name where a name means two."
         ),
     ] = "",
@@ -76,13 +77,14 @@ def run(
     """
     from harness.config import Task
     from harness.launch import Child
-    from harness.launch.gpus import AHEAD, find_gpu
+    from harness.launch.gpus import ready_ahead
 
     named = _names(plugins)
-    ahead = min(len(named), jobs + AHEAD) if find_gpu(device or "auto") else 1
+    ready = ready_ahead(device or "auto")
     with ExitStack() as stack:
         # They load torch while this process plans.
-        children = [stack.enter_context(closing(Child(Task.work))) for _ in range(max(ahead, 1))]
+        number = min(jobs + ready, len(named)) if ready else 1
+        children = [stack.enter_context(closing(Child(Task.work))) for _ in range(max(number, 1))]
         from harness.experiment import Request, make_plan, plan_sweep
         from harness.store import open_store
 
@@ -102,9 +104,23 @@ def run(
                 experiment=experiment,
             )
         )
+        for child in children[len(plan.configs) :]:
+            child.close()
+        del children[len(plan.configs) :]
         with open_store(db, say=say) as store:
             sweep = plan_sweep(plan, store, command(), repeat=repeat)
-            execute(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, jobs, as_json, children)
+            execute(
+                store,
+                sweep,
+                db,
+                timeout,
+                memory_limit,
+                checkpoint_every,
+                latency,
+                jobs,
+                as_json,
+                children[: len(plan.configs)],
+            )
 
 
 def _names(text: str) -> list[str]:

@@ -94,12 +94,16 @@ def _line(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device)
 
 @dataclass(frozen=True)
 class Augment:
-    """The transforms of one schedule for one backbone: input of ``size`` pixels, normalised by ``mean`` and ``std``."""
+    """The transforms of one schedule for one backbone: input of ``size`` pixels, normalised by ``mean`` and ``std``.
+
+    ``crop_pct`` is the share of the side that evaluation keeps.
+    """
 
     transform: Transform
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_pct: float = 224 / 256
 
     @property
     def normalize(self) -> Normalize:
@@ -120,8 +124,8 @@ class Augment:
         if draws is None:
             if self.transform.evaluate != "resize-crop":
                 return images
-            # What of the image, enlarged to 256/224, lies in the centre.
-            larger = round(self.size * 256 / 224)
+            # What of the enlarged image lies in the centre.
+            larger = round(self.size / self.crop_pct)
             begin, side = (x * self.size / larger for x in (round((larger - self.size) / 2), self.size))
             box = torch.tensor([begin, begin, side, side], dtype=torch.float64)
             return resample(images, box.expand(len(images), 4), self.size, beyond=True)

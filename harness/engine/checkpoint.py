@@ -74,6 +74,10 @@ class Checkpoints:
     _written: float = field(default_factory=now)
     _failed: bool = False
 
+    def begin(self) -> None:
+        """Count from now until the first one."""
+        self._written = now()
+
     def due(self) -> bool:
         """Tell whether a checkpoint should be written now."""
         return self.folder is not None and now() - self._written >= self.every

@@ -12,6 +12,7 @@ import torch
 
 from harness.config import Precision
 from harness.errors import DeviceError
+from harness.launch.gpus import find_gpu
 
 __all__ = ["autocast", "emulates", "free_memory", "most_memory", "out_of_memory", "resolve_device"]
 
@@ -29,6 +30,11 @@ def resolve_device(name: str, precision: Precision, note: Callable[[str], None])
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and find_gpu("auto"):
+            raise DeviceError(
+                f"--device auto: this machine has a GPU, which this torch ({torch.__version__}, CUDA "
+                f"{torch.version.cuda or 'none'}) cannot use: its driver may be too old; say --device cpu to do without"
+            )
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -139,7 +139,9 @@ class Features:
             found.update(b"-" if values is None else values.numpy().tobytes())
         augment = self.augment
         how = augment.transform.evaluate if draws is None else "as drawn"
-        found.update(repr((how, augment.size, augment.mean, augment.std, self.batch_size.size)).encode())
+        found.update(
+            repr((how, augment.size, augment.mean, augment.std, augment.crop_pct, self.batch_size.size)).encode()
+        )
         return found.hexdigest()
 
 

@@ -30,7 +30,7 @@ def build(
 
     Raises:
         WeightsError: the weights cannot be had or do not fit.
-        BrokenPluginError: ``head`` names no ``nn.Linear``.
+        BrokenPluginError: ``head`` names no layer that can be replaced.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
@@ -42,12 +42,16 @@ def build(
                 layer = module.get_submodule(head)
             except AttributeError:
                 layer = None
-            if not isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear):
+                new: nn.Module = nn.Linear(layer.in_features, classes, bias=layer.bias is not None)
+            elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                new = nn.Conv2d(layer.in_channels, classes, 1, bias=layer.bias is not None)
+            else:
                 raise BrokenPluginError(
-                    f"the backbone {name!r} says that its head is {head!r}, which should be an nn.Linear; "
-                    f"found {type(layer).__name__}"
+                    f"the backbone {name!r} says that its head is {head!r}, which should be an nn.Linear or an "
+                    f"nn.Conv2d of kernel 1; found {type(layer).__name__}"
                 )
-            module.set_submodule(head, nn.Linear(layer.in_features, classes, bias=layer.bias is not None))
+            module.set_submodule(head, new)
     return module, record
 
 

@@ -58,9 +58,9 @@ def normalise(
     images: Tensor,
     weight: Tensor,
     bias: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
     eps: float,
 ) -> Tensor:
     """Do in training what ``torch.nn.functional.batch_norm`` does.

@@ -96,7 +96,9 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     }
     placed = move(decoded, device)
     place = placed["train"].images.device
-    cache = FeatureCache(kept_dir(Kept.FEATURES), json.dumps(machine, sort_keys=True), note)
+    cache = None
+    if device.type == "cpu":  # a GPU computes features faster than a disk keeps them
+        cache = FeatureCache(kept_dir(Kept.FEATURES), json.dumps(machine, sort_keys=True), note)
     trainer = Trainer(
         module,
         backbone,
@@ -107,7 +109,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         config.precision,
         emit,
         checkpoints,
-        cache if device.type == "cpu" else None,  # a GPU computes features faster than a disk keeps them
+        cache,
         {
             "images": _place(arrays.values()) if place.type == "cpu" else str(place),
             "images_bytes": sum(images.nbytes for images in arrays.values()),
@@ -116,6 +118,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     )
     start = None
     emit(Turn("train"))
+    checkpoints.begin()
     for index, stage in enumerate(stages):
         if saved is not None and index < saved.position.stage:
             trainer.skip_stage(stage)
@@ -142,6 +145,7 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
         for one in measure_work(call, batch_size, environment.device_name):
             emit(one)
         emit(measure_latency(call, batch_size, device, environment.device_name, LATENCY))
+    emit(Progress("latency", len(LATENCY_BATCH_SIZES), len(LATENCY_BATCH_SIZES)))
 
 
 def _saved(checkpoints: Checkpoints, recorded: Sequence[EpochResult], stages: Sequence[Stage]) -> Saved | None:
@@ -190,4 +194,4 @@ def _augment(transform: Transform, backbone: Backbone, train: NDArray[np.uint8])
         means = counts @ values / counts.sum(axis=1)
         deviations = np.sqrt(counts @ values**2 / counts.sum(axis=1) - means**2)
         mean, std = (tuple(np.broadcast_to(x, 3).tolist()) for x in (means, deviations))
-    return Augment(transform, backbone.input_size, mean, std)
+    return Augment(transform, backbone.input_size, mean, std, backbone.crop_pct)

@@ -32,7 +32,7 @@ from harness.errors import BrokenPluginError, Stopped, TrainingError
 from harness.measure.clock import now
 from harness.results import EpochResult, Event, Note, Prediction, Progress, StageResult, StageStarted
 
-__all__ = ["Trainer", "forward"]
+__all__ = ["Trainer", "forward", "learning_rates"]
 
 State = dict[str, Tensor]
 
@@ -132,7 +132,8 @@ class Trainer:
             use_fast_norms(self.module)
         self._forms = self._new_forms()
         self._batch_size = BatchSize(_BATCH_SIZES[self.device.type][self.precision], self._note)
-        self._classes: int = self.module.get_submodule(self.backbone.head).out_features  # type: ignore[assignment]
+        head = self.module.get_submodule(self.backbone.head)
+        self._classes = int(head.out_channels if isinstance(head, nn.Conv2d) else head.out_features)  # type: ignore[arg-type]
 
     def _note(self, text: str) -> None:
         self.emit(Note(text))
@@ -480,14 +481,14 @@ class Trainer:
     def _losses(self, work: _Work) -> Callable[[Rows, Tensor], tuple[Tensor, Tensor, Tensor]]:
         """Return what finds logits, their loss, and that with the auxiliary heads'."""
         network = self.module if work.frozen is None else work.frozen.tail
-        weights = self._class_weights(work.stage)
+        weights, share = self._class_weights(work.stage), work.stage.auxiliary_weight
 
         def losses(inputs: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits, auxiliary = self._forward(network, inputs)
             loss = F.cross_entropy(logits, labels, weight=weights)
             total = loss
             for other in auxiliary:
-                total = total + work.stage.auxiliary_weight * F.cross_entropy(other, labels, weight=weights)
+                total = total + share * F.cross_entropy(other, labels, weight=weights)
             return logits, loss, total
 
         return losses
@@ -545,6 +546,22 @@ def _scheduler(stage: Stage, optimizer: torch.optim.Optimizer) -> LRScheduler | 
         base_momentum=rule.low_momentum,
         max_momentum=high,
     )
+
+
+def learning_rates(stage: Stage, steps: int, steps_per_epoch: int) -> list[float]:
+    """Return the rate of each of a stage's first steps, as its rule computes it."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = _optimizer(stage, [parameter])
+    scheduler = _scheduler(stage, optimizer)
+    rates: list[float] = []
+    parameter.grad = torch.zeros(1)
+    for step in range(1, steps + 1):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        by_epoch = isinstance(stage.lr, api.CyclicLR) and stage.lr.step_every == "epoch"
+        if scheduler is not None and (not by_epoch or step % steps_per_epoch == 0):
+            scheduler.step()
+    return rates
 
 
 def _best(epochs: list[EpochResult]) -> EpochResult:

@@ -75,7 +75,7 @@ class Steps:
         device: torch.device,
     ) -> None:
         self._losses, self._parameters, self._optimizer, self._device = losses, parameters, optimizer, device
-        self.because = None if device.type == "cuda" else "the device is no GPU"  # there is no graph
+        self.because: str | None = None  # there is no graph
         self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # losses of images, and how many are right
         self._shown = Shown((), torch.empty(0), lambda rows: rows)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -107,7 +107,8 @@ class Steps:
             self._optimizer.step()
             return
         taken = self._taken[len(rows)] = self._taken.get(len(rows), 0) + 1
-        if self._graph is None and self.because is None and taken == _BEFORE:
+        capturing = self._graph is None and self.because is None and taken == _BEFORE and self._device.type == "cuda"
+        if capturing:
             with _watched() as found:
                 self._compute(rows)
             self.because = found[0] if found else None
@@ -117,7 +118,7 @@ class Steps:
         if self._graph is not None:
             for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
                 parameter.grad = gradient
-        elif self.because is None and taken == _BEFORE:
+        elif capturing and self.because is None:
             self._capture(rows)
 
     def totals(self) -> tuple[float, int]:
@@ -147,6 +148,7 @@ class Steps:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._compute(self._rows)
         except Exception as error:  # the code is a plugin's; what a step without a graph does as well, it does then
+            self._shown = shown
             if out_of_memory(error):
                 raise
             # torch's generator believes that the capture goes on; a copy of it does not.

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.config import BenchTask, RoofTask, ScenarioTask, Task
+from harness.config import BenchTask, CheckTask, LoadTask, RoofTask, ScenarioTask, Task
 from harness.errors import BrokenPluginError, ConfigError, HarnessError, Stopped
 from harness.results import Event, Failure, Note, Progress, StageStarted
 
@@ -75,6 +75,8 @@ class Child:
 
     def close(self) -> None:
         """Kill the process, and whatever it has started, if they are there."""
+        if self.pipe.closed:  # done before; its number may be another's by now
+            return
         self.pipe.close()
         kill_group(self.process.pid)
         self.process.kill()
@@ -99,7 +101,7 @@ def kill_tree(process: int) -> None:
 
 
 def run_in_child(
-    task: Task | BenchTask | ScenarioTask | RoofTask,
+    task: Task | BenchTask | CheckTask | LoadTask | ScenarioTask | RoofTask,
     limits: Limits,
     stopping: Callable[[], bool] = lambda: False,
     child: Child | None = None,

@@ -6,22 +6,25 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-__all__ = ["AHEAD", "Gpu", "find_gpu"]
+__all__ = ["Gpu", "find_gpu", "ready_ahead"]
 
-AHEAD = 2  # runs that get ready for a GPU while others train on it
+_AHEAD = 2  # runs that get ready for a GPU while others train on it
+_CORES, _BYTES = 4, 4 * 2**30  # that there must be for each of them
 
 
 @dataclass(frozen=True)
 class Gpu:
     """``capability`` is the compute capability, ``free`` the bytes of its memory that nothing uses."""
 
-    name: str
     capability: tuple[int, int]
     free: int
 
 
 def find_gpu(device: str) -> Gpu | None:
-    """Return the GPU that ``auto``, ``cuda`` or ``cuda:N`` stands for, or None where it stands for none."""
+    """Return the GPU that ``auto``, ``cuda`` or ``cuda:N`` stands for, or None where it stands for none.
+
+    Numbers are NVIDIA's library's, which are CUDA's where all GPUs are alike, or where CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    """
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cuda"):
         return None
@@ -37,5 +40,13 @@ def find_gpu(device: str) -> Gpu | None:
         else:
             handle = pynvml.nvmlDeviceGetHandleByUUID(name)
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-        return Gpu(pynvml.nvmlDeviceGetName(handle), (major, minor), pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+        return Gpu((major, minor), pynvml.nvmlDeviceGetMemoryInfo(handle).free)
     return None
+
+
+def ready_ahead(device: str) -> int:
+    """How many runs may get ready while others train: none on a CPU, where that would cost those their speed."""
+    gpu = find_gpu(device)
+    if gpu is None:
+        return 0
+    return max(0, min(_AHEAD, (os.cpu_count() or 1) // _CORES, gpu.free // _BYTES - 1))

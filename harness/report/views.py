@@ -63,9 +63,8 @@ class Banner:
 
 
 def _seconds(run: Run) -> float | None:
-    """What a run took, without the time between its attempts."""
-    spent = [(attempt.ended_at - attempt.started_at).total_seconds() for attempt in run.attempts if attempt.ended_at]
-    return sum(spent) if spent and run.finished_at else None
+    """What a run's stages took, without what it waited for others."""
+    return sum(stage.seconds or 0.0 for stage in run.stages) if run.stages else None
 
 
 def _ref(run: Run) -> RunRef:

@@ -141,7 +141,7 @@ class MeasureBackbone:
         Args:
             backbone: its name.
             mode: ``inference``, or ``train`` for a step on all layers.
-            precision: ``fp32`` or ``bf16``.
+            precision: ``fp32``, ``bf16``, or ``tf32`` on a GPU.
             batch_size: images at a time.
             weights: as of ``harness bench``.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

@@ -181,7 +181,8 @@ def test_compare_finds_what_both_sides_hold(harness: Harness, test_plugins: Path
     found = json.loads(done.stdout)
     assert [one["base_name"] for one in found] == [one.name for one in _sets(tmp_path, label="before")]
     for one in found:
-        assert one["low"] <= one["ratio"] <= one["high"]
+        if one["low"] is not None:  # few samples, as a busy machine leaves, have no interval
+            assert one["low"] <= one["ratio"] <= one["high"]
         assert one["ratio"] == pytest.approx(one["head"] / one["base"])
     first, *_, last = _sets(tmp_path, label="before")
     other = harness("compare", f"set:{first.id}", f"set:{last.id}")

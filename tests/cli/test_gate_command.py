@@ -34,6 +34,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.slow
 def test_a_slower_revision_fails_and_the_same_one_passes(
     harness: Harness, project: Path, layers: Path, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def _train(splits: dict[str, Split], precision: str, monkeypatch: pytest.MonkeyP
     return _Trained(features.float(), logits, accuracy)
 
 
+@pytest.mark.slow
 def test_how_far_features_logits_and_accuracy_move(splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch) -> None:
     reference = _train(splits, "fp32", monkeypatch, joint=True)
     assert reference.accuracy > 0.7, "a head that learnt nothing proves nothing"

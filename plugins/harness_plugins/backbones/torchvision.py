@@ -1,16 +1,17 @@
-"""The paper's three backbones, as torchvision builds them, with its ``IMAGENET1K_V1`` weights."""
+"""Backbones as torchvision builds them, with its ``IMAGENET1K_V1`` weights: the paper's three, and two more."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from harness.api import Backbone, PretrainedWeights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["AlexNet", "GoogLeNet", "ResNet18"]
+__all__ = ["AlexNet", "DenseNet121", "GoogLeNet", "InceptionV3", "ResNet18"]
 
 
 def _imagenet(enum: str, filename: str) -> Mapping[str, PretrainedWeights]:
@@ -27,7 +28,7 @@ def _imagenet(enum: str, filename: str) -> Mapping[str, PretrainedWeights]:
 class AlexNet(Backbone):
     """AlexNet (Krizhevsky 2014, arXiv:1404.5997): no BatchNorm, dropout 0.5 before two of its three linear layers."""
 
-    head: ClassVar[str] = "classifier.6"
+    head = "classifier.6"
 
     def pretrained(self) -> Mapping[str, PretrainedWeights]:
         """Name torchvision's checkpoint."""
@@ -51,8 +52,8 @@ class GoogLeNet(Backbone):
     Its checkpoint was ported from TensorFlow: the network itself maps ImageNet-normalised input to [-1, 1].
     """
 
-    head: ClassVar[str] = "fc"
-    auxiliary_heads: ClassVar[tuple[str, ...]] = ("aux1.fc2", "aux2.fc2")
+    head = "fc"
+    auxiliary_heads = ("aux1.fc2", "aux2.fc2")
 
     def pretrained(self) -> Mapping[str, PretrainedWeights]:
         """Name torchvision's checkpoint; its auxiliary heads' values are not pretrained, as torchvision warns."""
@@ -80,7 +81,7 @@ class GoogLeNet(Backbone):
 class ResNet18(Backbone):
     """ResNet18 (He et al. 2015, arXiv:1512.03385)."""
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     def pretrained(self) -> Mapping[str, PretrainedWeights]:
         """Name torchvision's checkpoint."""
@@ -93,3 +94,61 @@ class ResNet18(Backbone):
 
         module: nn.Module = resnet18(weights=None)
         return module
+
+
+class DenseNet121(Backbone):
+    """DenseNet121 (Huang et al. 2016, arXiv:1608.06993)."""
+
+    head = "classifier"
+
+    def pretrained(self) -> Mapping[str, PretrainedWeights]:
+        """Name torchvision's checkpoint."""
+        return _imagenet("DenseNet121_Weights", "densenet121-a639ec97.pth")
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Build the network; it has no auxiliary heads."""
+        del auxiliary
+        from torchvision.models import densenet121
+
+        module: nn.Module = densenet121(weights=None)
+        return module
+
+    def adapt_state_dict(self, state: Mapping[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
+        """Rename ``norm.1`` to ``norm1`` and the like: so layers were called when the weights were published."""
+        del module
+        old = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+        return {old.sub(r"\1\2", key): value for key, value in state.items()}
+
+
+class InceptionV3(Backbone):
+    """Inception v3 (Szegedy et al. 2015, arXiv:1512.00567), of 299 pixels, with an auxiliary head, off by default.
+
+    Its checkpoint was ported from TensorFlow: the network itself maps ImageNet-normalised input to [-1, 1].
+    """
+
+    head = "fc"
+    auxiliary_heads = ("AuxLogits.fc",)
+    input_size = 299
+    crop_pct = 299 / 342
+
+    def pretrained(self) -> Mapping[str, PretrainedWeights]:
+        """Name torchvision's checkpoint."""
+        return _imagenet("Inception_V3_Weights", "inception_v3_google-0cc3c7bd.pth")
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Build the network with its input transform, and with the auxiliary head where asked for."""
+        from torchvision.models import inception_v3
+
+        module: nn.Module = inception_v3(weights=None, aux_logits=auxiliary, transform_input=True, init_weights=True)
+        return module
+
+    def adapt_state_dict(self, state: Mapping[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
+        """Drop the auxiliary head's entries where ``module`` was built without it."""
+        own = module.state_dict().keys()
+        return {key: value for key, value in state.items() if key in own or not key.startswith("AuxLogits")}
+
+    def logits(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Split the named tuple that the network returns in train mode when it has an auxiliary head."""
+        if isinstance(output, tuple):
+            return output.logits, (output.aux_logits,)  # type: ignore[attr-defined]
+        return output, ()

@@ -96,6 +96,18 @@ class EatsMemory(Tiny):
             eaten.append(bytearray(2**28))
 
 
+class ShortOnce(Tiny):
+    """Has too little memory the first time, as beside others."""
+
+    def architecture(self, *, auxiliary: bool) -> nn.Module:
+        """Fail, and leave a mark that the next one sees."""
+        mark = Path(os.environ["SHORT_ONCE"])
+        if not mark.exists():
+            mark.touch()
+            raise MemoryError("too many at once")
+        return super().architecture(auxiliary=auxiliary)
+
+
 class Hungry(Tiny):
     """Takes 512 MiB for each image."""
 

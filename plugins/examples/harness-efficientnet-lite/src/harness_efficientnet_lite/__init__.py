@@ -21,9 +21,9 @@ __all__ = ["EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2"]
 
 
 class _EfficientNetLite(Backbone):
-    mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
-    std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
-    head: ClassVar[str] = "classifier"
+    mean = (0.5, 0.5, 0.5)
+    std = (0.5, 0.5, 0.5)
+    head = "classifier"
     variant: ClassVar[int]
     sha256: ClassVar[str]
 
@@ -68,7 +68,7 @@ class EfficientNetLite1(_EfficientNetLite):
 
     variant: ClassVar[int] = 1
     sha256: ClassVar[str] = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
-    input_size: ClassVar[int] = 240
+    input_size = 240
 
 
 class EfficientNetLite2(_EfficientNetLite):
@@ -76,4 +76,4 @@ class EfficientNetLite2(_EfficientNetLite):
 
     variant: ClassVar[int] = 2
     sha256: ClassVar[str] = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
-    input_size: ClassVar[int] = 260
+    input_size = 260

@@ -1,0 +1,119 @@
+"""`harness plugin`: for those who write one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.options import Json, Timeout, words
+from harness.cli.output import err, escape, out, print_json
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.registry import Plugin
+    from harness.results import CheckResult
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Check plugins of your own.")
+
+
+@app.callback()
+def plugin() -> None:
+    """Check plugins of your own."""
+
+
+@app.command()
+def check(
+    names: Annotated[
+        str, typer.Argument(metavar="NAME[,NAME...]", help="Plugins; kind:name where a name means two, FAMILY:NAME.")
+    ],
+    weights: Annotated[
+        str, typer.Option(help="Of backbones: random, or imagenet, which has to be on this machine, or a file.")
+    ] = "random",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Option of a data set, such as data.path=FOLDER. Repeatable.")
+    ] = None,
+    timeout: Timeout = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Check that plugins hold to what harness relies on, each in a process of its own.
+
+    Of a backbone, for example: logits of any batch, a head that trains alone, weights that go through a file,
+    determinism, bf16, memory that is freed; on a GPU too, where there is one.
+
+    Exit codes: 0 all checks passed, 1 some did not, 2 it could not be done, 130 interrupted.
+
+    Examples:
+
+      harness plugin check my_net
+
+      harness plugin check timm:resnet50,schedule:paper
+
+      harness plugin check imagefolder --set data.path=photos
+    """
+    from harness import registry
+    from harness.config import parse_set, parse_weights
+
+    overrides = [parse_set(text) for text in settings or ()]
+    if other := [override.key for override in overrides if override.path[:1] != ("data",)]:
+        raise ConfigError(f"--set {other[0]}: a check has options of data sets alone, such as data.path=FOLDER")
+    options = {override.path[1]: override.value for override in overrides}
+    found: list[tuple[Plugin, list[CheckResult]]] = []
+    for plugin in map(registry.find_any, words(names)):
+        given = parse_weights([weights], [plugin.name])[plugin.name]
+        found.append((plugin, _check(plugin, given, options, timeout)))
+        if not as_json:
+            _show(*found[-1])
+    failed = sum(not result.passed for _, results in found for result in results)
+    if as_json:
+        print_json(
+            [
+                {**vars(plugin.record), "checks": [{**vars(result), "passed": result.passed} for result in results]}
+                for plugin, results in found
+            ]
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check(plugin: Plugin, weights: str, options: dict[str, Any], timeout: float) -> list[CheckResult]:
+    from harness.cli.sweep import stop_when_told
+    from harness.config import CheckTask
+    from harness.errors import Stopped
+    from harness.launch import Limits, run_in_child
+    from harness.results import CheckResult, Failure, Progress
+
+    task = CheckTask(plugin.kind, plugin.name, weights, options)
+    results: list[CheckResult] = []
+    during = "It can be loaded"
+    with stop_when_told("the same command", "now") as stopping, err.status(escape(plugin.name)) as status:
+        try:
+            for event in run_in_child(task, Limits(timeout), stopping):
+                match event:
+                    case Progress():
+                        during = event.phase
+                        status.update(f"{escape(plugin.name)}: {escape(during)} ({event.done + 1}/{event.total})")
+                    case CheckResult():
+                        results.append(event)
+                    case Failure():
+                        results.append(CheckResult(during, event.message, event.traceback))
+                    case _:
+                        pass
+        except Stopped:
+            raise typer.Exit(130) from None
+    return results
+
+
+def _show(plugin: Plugin, results: list[CheckResult]) -> None:
+    passed = sum(result.passed for result in results)
+    out.print(f"[bold]{escape(str(plugin))}[/]: {passed} of {len(results)} checks passed", soft_wrap=True)
+    for result in results:
+        mark = "[green]passed[/]" if result.passed else "[bold red]failed[/]"
+        out.print(
+            f"  {mark} {escape(result.name)}" + (f": {escape(result.message)}" if result.message else ""),
+            soft_wrap=True,
+        )
+        if result.details:
+            err.print(escape(result.details.rstrip()), soft_wrap=True)
