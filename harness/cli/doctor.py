@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness.cli.output import err, escape, out, print_json
-from harness.errors import BrokenPluginError, HarnessError, StoreError
+from harness.errors import HarnessError, StoreError
 
 if TYPE_CHECKING:
     from harness.api import Backbone, Dataset
@@ -80,20 +80,16 @@ def _devices() -> Iterator[_Finding]:
 
 def _plugins() -> Iterator[_Finding]:
     from harness import registry
+    from harness.launch.load import load_elsewhere
 
-    for plugin in registry.plugins():
+    found = registry.plugins()
+    for plugin, failure in zip(found, load_elsewhere(found), strict=True):
         what = f"{plugin.kind} {plugin.name}"
-        try:
-            registry.find(plugin.kind, plugin.name)
-            loaded = registry.load(plugin, registry.BASES[plugin.kind])
-        except BrokenPluginError as error:
-            yield _Finding(what, "broken", str(error), error.details)
-            continue
-        except HarnessError as error:
-            yield _Finding(what, "broken", str(error))
+        if failure is not None:
+            yield _Finding(what, "broken", failure.message, failure.traceback)
             continue
         try:
-            yield _look_into(what, plugin, loaded)
+            yield _look_into(what, plugin, registry.load(plugin, registry.BASES[plugin.kind]))
         except Exception as error:  # a plugin's own, whatever it raises
             yield _Finding(what, "broken", f"{type(error).__name__}: {error}", traceback.format_exc())
 

@@ -14,11 +14,10 @@ from harness.results import Event, Failure
 
 __all__ = ["execute", "load_elsewhere"]
 
-SECONDS = 30.0  # that an import may take
 _AT_ONCE = 2
 
 
-def load_elsewhere(plugins: Iterable[Plugin], seconds: float = SECONDS) -> list[Failure | None]:
+def load_elsewhere(plugins: Iterable[Plugin], seconds: float = 30.0) -> list[Failure | None]:
     """Load each of some plugins in a process of its own; return why it cannot be, or None where it can.
 
     Args:

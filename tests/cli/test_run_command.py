@@ -261,6 +261,29 @@ def test_doctor_finds_broken_plugins(harness: Harness, test_plugins: Path) -> No
     assert "data add" in findings["dataset chest-xray"]["text"]
 
 
+def test_verify_loads_each_plugin_elsewhere(harness: Harness, test_plugins: Path, endless_plugins: Path) -> None:
+    """One that hangs, exits or crashes at import is listed as broken, and harms nothing."""
+    path = f"{test_plugins}:{endless_plugins}"
+    done = harness("plugins", "--kind", "backbone", "--verify", "--timeout", "6", "--json", PYTHONPATH=path)
+    assert done.returncode == 1, done.stderr
+    failures = {row["name"]: row["failure"] for row in json.loads(done.stdout)}
+    assert failures["tiny"] is None
+    assert failures["resnet18"] is None
+    for name, words in {
+        "never_ends": "nothing was heard",
+        "crashes": "SIGSEGV",
+        "exits_at_import": "SystemExit: bye",
+        "import_error": "KeyError",
+        "wrong_type": "found builtins.dict",
+    }.items():
+        assert words in failures[name], name
+    done = harness("plugins", "--kind", "ensemble", "--verify")
+    assert done.returncode == 0
+    assert "ok" in done.stdout
+    listed = harness("plugins", PYTHONPATH=path)  # which imports none
+    assert "never_ends" in listed.stdout
+
+
 @pytest.mark.parametrize("command", [["--version"], ["--help"], ["--show-completion", "bash"]])
 def test_small_things(harness: Harness, command: list[str]) -> None:
     done = harness(*command)

@@ -1,0 +1,1 @@
+"""Plugins whose import does the worst."""

@@ -1,0 +1,5 @@
+"""A module whose import crashes the process."""
+
+import ctypes
+
+ctypes.string_at(0)
