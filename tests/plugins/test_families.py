@@ -25,9 +25,9 @@ torchvision:mnasnet0_5 torchvision:mobilenet_v2 torchvision:mobilenet_v3_small t
 torchvision:resnet34 torchvision:resnext50_32x4d torchvision:shufflenet_v2_x0_5 torchvision:squeezenet1_1
 torchvision:swin_t torchvision:swin_v2_t torchvision:vgg11_bn torchvision:vit_b_32 torchvision:wide_resnet50_2
 timm:beit_base_patch16_224 timm:caformer_s18 timm:cait_xxs24_224 timm:coat_lite_tiny timm:convmixer_768_32
-timm:convnextv2_atto timm:crossvit_tiny_240 timm:cspresnet50 timm:deit_tiny_patch16_224 timm:dla34 timm:dpn68
-timm:edgenext_xx_small timm:efficientformer_l1 timm:efficientnet_lite0 timm:fbnetc_100 timm:gernet_s timm:ghostnet_100
-timm:gmixer_24_224 timm:hardcorenas_a timm:hrnet_w18_small timm:lcnet_050 timm:levit_128s timm:mixer_b32_224
+timm:convnextv2_atto timm:cspresnet50 timm:deit_tiny_patch16_224 timm:dla34 timm:dpn68
+timm:edgenext_xx_small timm:efficientnet_lite0 timm:fbnetc_100 timm:gernet_s timm:ghostnet_100
+timm:gmixer_24_224 timm:hardcorenas_a timm:hrnet_w18_small timm:lcnet_050 timm:mixer_b32_224
 timm:mixnet_s timm:mobilenetv4_conv_small timm:mobilevit_xxs timm:nf_resnet50 timm:nfnet_l0 timm:pit_ti_224
 timm:poolformer_s12 timm:pvt_v2_b0 timm:repvgg_a0 timm:res2net50_14w_8s timm:resnest14d timm:resnet18 timm:rexnet_100
 timm:selecsls42b timm:seresnet18 timm:skresnet18 timm:swin_tiny_patch4_window7_224 timm:tf_efficientnet_lite0
