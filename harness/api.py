@@ -267,9 +267,19 @@ class Combined:
 class Ensemble(ABC):
     """A rule that combines the stored predictions of several runs."""
 
+    def fit(self, probabilities: NDArray[float64], labels: NDArray[int64]) -> Ensemble:
+        """Return the rule fitted to validation images; this one where there is nothing to fit.
+
+        Args:
+            probabilities: of the members, (members, n, classes).
+            labels: true ones, (n,).
+        """
+        del probabilities, labels
+        return self
+
     @abstractmethod
     def combine(self, probabilities: NDArray[float64]) -> Combined:
-        """Combine the members' probabilities, shaped (members, n, classes)."""
+        """Combine the members' probabilities, shaped (members, n, classes), of images that it was not fitted to."""
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------

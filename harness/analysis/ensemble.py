@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.analysis.metrics import auc, softmax
 from harness.api import Ensemble
@@ -18,6 +19,8 @@ def combine_runs(
     ensemble: Ensemble, plugin: PluginRecord, runs: Sequence[Run], stage: str, split: str = "test"
 ) -> EnsembleRecord:
     """Combine the predictions that ``runs`` made on ``split`` at the end of ``stage``.
+
+    A rule that is fitted is fitted to their predictions of validation images.
 
     Args:
         ensemble: the rule.
@@ -33,14 +36,11 @@ def combine_runs(
     for run in runs:
         if run.dataset.fingerprint != first.fingerprint:
             raise DataError(f"runs {runs[0].id} and {run.id} used different images, so their votes cannot be combined")
-    images = next(record for record in first.splits if record.name == split)
-    logits = []
-    for run in runs:
-        record = run.stage(stage)
-        if record is None or split not in record.predictions:
-            raise DataError(f"run {run.id} has no predictions of {split} after {stage}, so it cannot vote")
-        logits.append(record.predictions[split].logits)
-    combined = ensemble.combine(np.stack([softmax(member) for member in logits]))
+    truth = {record.name: record.labels for record in first.splits}
+    if type(ensemble).fit is not Ensemble.fit:
+        ensemble = ensemble.fit(_probabilities(runs, stage, "val"), truth["val"])
+    combined = ensemble.combine(_probabilities(runs, stage, split))
+    labels = truth[split]
     return EnsembleRecord(
         method=plugin.name,
         split=split,
@@ -49,7 +49,18 @@ def combine_runs(
         dataset=first,
         labels=combined.labels,
         scores=combined.scores,
-        images=len(images.labels),
-        correct=int((combined.labels == images.labels).sum()),
-        auc=auc(images.labels, combined.scores),
+        images=len(labels),
+        correct=int((combined.labels == labels).sum()),
+        auc=auc(labels, combined.scores),
     )
+
+
+def _probabilities(runs: Sequence[Run], stage: str, split: str) -> NDArray[np.float64]:
+    """Return the members' probabilities, (members, n, classes)."""
+    logits = []
+    for run in runs:
+        record = run.stage(stage)
+        if record is None or split not in record.predictions:
+            raise DataError(f"run {run.id} has no predictions of {split} after {stage}, so it cannot vote")
+        logits.append(record.predictions[split].logits)
+    return np.stack([softmax(member) for member in logits])

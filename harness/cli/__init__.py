@@ -12,6 +12,7 @@ from harness.cli import cache, data, db, plugin, runs, sets
 from harness.cli.bench import bench
 from harness.cli.compare import compare
 from harness.cli.doctor import doctor
+from harness.cli.ensemble import ensemble
 from harness.cli.gate import GateCommand, gate
 from harness.cli.plugins import plugins
 from harness.cli.report import report
@@ -38,6 +39,7 @@ app.command()(bench)
 app.command()(roofs)
 app.command()(compare)
 app.command(cls=GateCommand)(gate)
+app.command()(ensemble)
 app.command()(report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(sets.app, name="sets")

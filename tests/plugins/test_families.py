@@ -126,7 +126,7 @@ def test_members_run_beside_each_other_and_short_names(harness: Harness) -> None
     names = "timm:tf_efficientnet_lite0,torchvision:squeezenet1_1,densenet121"
     done = harness(
         "run", "--plugins", names, "--weights", "random", "--data", "phantom", "--set", "data.train=16",
-        "--set", "data.val=8", "--set", "data.test=8", "--set", "frozen.epochs=1", "--set", "finetune.epochs=1",
+        "--set", "data.val=8", "--set", "data.test=8", "--stages", "frozen", "--set", "frozen.epochs=1",
         "--no-latency", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,93 @@
+"""`harness ensemble`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import Database, Json, words
+from harness.cli.output import err, escape, out, print_json, say
+from harness.errors import ConfigError, did_you_mean
+
+__all__ = ["ensemble"]
+
+
+def ensemble(
+    runs: Annotated[str, typer.Option(help="Numbers of the members, of `harness runs list`: 7,8,9.")] = "",
+    where: Annotated[str | None, typer.Option(help="Or a filter, as of `harness runs list --where`.")] = None,
+    method: Annotated[str, typer.Option(help="Rules, separated by commas. Default: all that are installed.")] = "",
+    stage: Annotated[str | None, typer.Option(help="Stage whose predictions count. Default: their last.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="Experiment to record them in. Default: the first member's.")
+    ] = None,
+    db: Database = "benchmark.db",
+    as_json: Json = False,
+) -> None:
+    """Combine stored predictions of completed runs by several rules. Nothing is trained.
+
+    Rules that are fitted are fitted to the predictions of validation images alone; what is shown is of the test images.
+    Results are recorded, and stand in the reports of their experiment.
+
+    Exit codes: 0 done, 1 a rule failed, 2 it could not be done.
+
+    Examples:
+
+      harness ensemble --runs 7,8,9
+
+      harness ensemble --where "backbone = resnet18 and experiment = seeds" --method mean_probability,stacking
+    """
+    from harness import registry
+    from harness.analysis.ensemble import combine_runs
+    from harness.api import Ensemble
+    from harness.cli.tables import ensemble_json, methods_table
+    from harness.errors import BrokenPluginError, HarnessError
+    from harness.results import EnsembleRecord, Selection
+    from harness.store import open_store
+
+    if bool(runs) == (where is not None):
+        raise ConfigError("name the members: --runs 7,8,9 or --where EXPRESSION")
+    plugins = [registry.find("ensemble", name) for name in words(method)] or registry.plugins("ensemble")
+    with open_store(db, create=False, write=True, say=say) as store:
+        ids = tuple(map(_number, words(runs))) or store.run_ids(Selection(where=f"({where}) and status = completed"))
+        members = [store.run(run_id) for run_id in dict.fromkeys(ids)]
+        if unfinished := [run.id for run in members if run.status != "completed"]:
+            raise ConfigError(f"--runs {runs}: run {unfinished[0]} has not completed")
+        if len(members) < 2:
+            raise ConfigError(f"an ensemble has two members or more; found {len(members)}")
+        of_all = [one.name for one in members[0].stages if all(run.stage(one.name) for run in members)]
+        if not of_all or stage not in (None, *of_all):
+            raise ConfigError(f"--stage {stage}: the members share {', '.join(of_all) or 'no stage'}")
+        known = {one.name: one for one in store.experiments()}
+        if experiment is not None and experiment not in known:
+            raise ConfigError(f"--experiment {experiment}: there is none. {did_you_mean(experiment, known)}")
+        into = members[0].experiment if experiment is None else known[experiment]
+        found: list[EnsembleRecord] = []
+        failed = 0
+        for plugin in plugins:
+            try:
+                rule = registry.load(plugin, Ensemble)
+                record = combine_runs(rule, plugin.record, members, stage or of_all[-1])
+            except BrokenPluginError:
+                raise
+            except Exception as error:  # a plugin's: whatever it raises, the other rules go on
+                if isinstance(error, HarnessError) and len(plugins) == 1:
+                    raise
+                failed += 1
+                err.print(f"[bold red]failed:[/] {plugin.name}: {escape(str(error))}", soft_wrap=True)
+                continue
+            store.add_ensemble(into, record)
+            found.append(record)
+    if as_json:
+        print_json([ensemble_json(record) for record in found])
+    else:
+        out.print(methods_table(members, found, stage or of_all[-1]))
+        out.print("Below each share, the Wilson 95 % interval in %.", style="dim")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"--runs {text}: say numbers, such as 7,8,9")
+    return int(text)

@@ -1,0 +1,64 @@
+"""A new plugin's package, written from templates: installable, and sound by its own tests."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from harness.errors import ConfigError
+
+__all__ = ["KINDS", "write_package"]
+
+KINDS = ("backbone", "schedule", "ensemble", "dataset")
+
+
+def write_package(name: str, kind: Literal["backbone", "schedule", "ensemble", "dataset"], folder: Path) -> list[Path]:
+    """Write a package into a folder that does not exist yet; return its files.
+
+    Args:
+        name: of the distribution, in small letters and hyphens; the plugin's has underscores instead.
+        kind: of plugin.
+        folder: where.
+
+    Raises:
+        ConfigError: no such name, or the folder exists.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise ConfigError(f"{name!r} is no name of a package: small letters, digits and single hyphens, as my-{kind}")
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already; choose another name, or --out")
+    module = name.replace("-", "_")
+    camel = "".join(word.capitalize() for word in name.split("-"))
+    values = {
+        "distribution": name,
+        "module": module,
+        "kind": kind,
+        "words": "data set" if kind == "dataset" else kind,
+        "article": "An" if kind == "ensemble" else "A",
+        "target": module.upper() if kind == "schedule" else camel,
+        "version": version("transfer-harness"),
+    }
+    # Code and settings, not HTML: nothing to escape, and every value was checked above.
+    templates = Environment(  # noqa: S701
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    files = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        f"src/{module}/__init__.py": f"{kind}.py",
+        f"tests/test_{module}.py": f"test_{kind}.py",
+        ".github/workflows/tests.yml": "ci.yml",
+    }
+    written = []
+    for place, template in files.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(templates.get_template(f"{template}.j2").render(values))
+        written.append(path)
+    return written
