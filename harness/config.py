@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -97,12 +97,12 @@ class Task:
 
 @dataclass(frozen=True)
 class CheckTask:
-    """A plugin to check. ``weights`` are those of a backbone, ``options`` those of a data set."""
+    """A plugin to check. ``weights`` are those of a backbone, ``settings`` a data set's options as typed."""
 
     kind: Literal["backbone", "family", "schedule", "ensemble", "dataset"]
     name: str
     weights: str = "random"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
     work: ClassVar[str] = "harness.testing.conformance"
 
 

@@ -126,7 +126,9 @@ def load(plugin: Plugin, base: type[_T]) -> _T:
     try:
         target = plugin.entry_point.load()
         obj = target() if isinstance(target, type) else target
-        if plugin.member is not None and isinstance(obj, Family):
+        if plugin.member is not None:
+            if not isinstance(obj, Family):
+                raise TypeError(f"it is no harness.api.Family, but a {type(obj).__name__}")
             obj = obj.backbone(plugin.member)
     except PluginNotFoundError:  # a family has no such member
         raise

@@ -48,6 +48,9 @@ def test_a_new_package_is_sound_at_once(kind: str, harness: Harness, test_plugin
         (["My Net"], "is no name of a package"),
         (["my-net", "--kind", "family"], "--kind family: no such kind"),
         (["taken"], "exists already"),
+        (["class"], "choose another name"),
+        (["numpy"], "choose another name"),
+        (["my-net", "--out", "/proc/my-net"], "cannot be written"),
     ],
 )
 def test_bad_input_is_one_message(harness: Harness, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -62,5 +62,8 @@ def _probabilities(runs: Sequence[Run], stage: str, split: str) -> NDArray[np.fl
         record = run.stage(stage)
         if record is None or split not in record.predictions:
             raise DataError(f"run {run.id} has no predictions of {split} after {stage}, so it cannot vote")
-        logits.append(record.predictions[split].logits)
+        member = record.predictions[split].logits
+        if not np.isfinite(member).all():
+            raise DataError(f"run {run.id} diverged: its predictions of {split} are not finite, so it cannot vote")
+        logits.append(member)
     return np.stack([softmax(member) for member in logits])

@@ -41,20 +41,24 @@ def ensemble(
     from harness.analysis.ensemble import combine_runs
     from harness.api import Ensemble
     from harness.cli.tables import ensemble_json, methods_table
-    from harness.errors import BrokenPluginError, HarnessError
+    from harness.errors import HarnessError
     from harness.results import EnsembleRecord, Selection
     from harness.store import open_store
 
-    if bool(runs) == (where is not None):
+    numbers = sorted(set(map(_number, words(runs))))
+    if bool(numbers) == bool(where):
         raise ConfigError("name the members: --runs 7,8,9 or --where EXPRESSION")
     plugins = [registry.find("ensemble", name) for name in words(method)] or registry.plugins("ensemble")
     with open_store(db, create=False, write=True, say=say) as store:
-        ids = tuple(map(_number, words(runs))) or store.run_ids(Selection(where=f"({where}) and status = completed"))
-        members = [store.run(run_id) for run_id in dict.fromkeys(ids)]
+        if where:
+            numbers = sorted(store.run_ids(Selection(where=f"({where}) and status = completed")))
+        members = [store.run(run_id) for run_id in numbers]
         if unfinished := [run.id for run in members if run.status != "completed"]:
             raise ConfigError(f"--runs {runs}: run {unfinished[0]} has not completed")
         if len(members) < 2:
             raise ConfigError(f"an ensemble has two members or more; found {len(members)}")
+        if others := [run.id for run in members if run.dataset.fingerprint != members[0].dataset.fingerprint]:
+            raise ConfigError(f"runs {members[0].id} and {others[0]} used different images, so they cannot be combined")
         of_all = [one.name for one in members[0].stages if all(run.stage(one.name) for run in members)]
         if not of_all or stage not in (None, *of_all):
             raise ConfigError(f"--stage {stage}: the members share {', '.join(of_all) or 'no stage'}")
@@ -63,27 +67,22 @@ def ensemble(
             raise ConfigError(f"--experiment {experiment}: there is none. {did_you_mean(experiment, known)}")
         into = members[0].experiment if experiment is None else known[experiment]
         found: list[EnsembleRecord] = []
-        failed = 0
         for plugin in plugins:
             try:
                 rule = registry.load(plugin, Ensemble)
                 record = combine_runs(rule, plugin.record, members, stage or of_all[-1])
-            except BrokenPluginError:
-                raise
+                store.add_ensemble(into, record)
             except Exception as error:  # a plugin's: whatever it raises, the other rules go on
-                if isinstance(error, HarnessError) and len(plugins) == 1:
-                    raise
-                failed += 1
-                err.print(f"[bold red]failed:[/] {plugin.name}: {escape(str(error))}", soft_wrap=True)
+                said = f"{type(error).__name__}: {error}" if not isinstance(error, HarnessError) else str(error)
+                err.print(f"[bold red]failed:[/] {escape(plugin.name)}: {escape(said)}", soft_wrap=True)
                 continue
-            store.add_ensemble(into, record)
             found.append(record)
     if as_json:
         print_json([ensemble_json(record) for record in found])
     else:
         out.print(methods_table(members, found, stage or of_all[-1]))
         out.print("Below each share, the Wilson 95 % interval in %.", style="dim")
-    if failed:
+    if len(found) < len(plugins):
         raise typer.Exit(1)
 
 

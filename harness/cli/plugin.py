@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -82,16 +82,15 @@ def check(
       harness plugin check imagefolder --set data.path=photos
     """
     from harness import registry
-    from harness.config import parse_set, parse_weights
+    from harness.config import parse_weights
 
-    overrides = [parse_set(text) for text in settings or ()]
-    if other := [override.key for override in overrides if override.path[:1] != ("data",)]:
-        raise ConfigError(f"--set {other[0]}: a check has options of data sets alone, such as data.path=FOLDER")
-    options = {override.path[1]: override.value for override in overrides}
+    plugins = [registry.find_any(name) for name in words(names)]
+    if settings and (others := [plugin.name for plugin in plugins if plugin.kind != "dataset"]):
+        raise ConfigError(f"--set {settings[0]}: options are data sets', and {others[0]} is none")
     found: list[tuple[Plugin, list[CheckResult]]] = []
-    for plugin in map(registry.find_any, words(names)):
+    for plugin in plugins:
         given = parse_weights([weights], [plugin.name])[plugin.name]
-        found.append((plugin, _check(plugin, given, options, timeout)))
+        found.append((plugin, _check(plugin, given, tuple(settings or ()), timeout)))
         if not as_json:
             _show(*found[-1])
     failed = sum(not result.passed for _, results in found for result in results)
@@ -106,25 +105,28 @@ def check(
         raise typer.Exit(1)
 
 
-def _check(plugin: Plugin, weights: str, options: dict[str, Any], timeout: float) -> list[CheckResult]:
+def _check(plugin: Plugin, weights: str, settings: tuple[str, ...], timeout: float) -> list[CheckResult]:
     from harness.cli.sweep import stop_when_told
     from harness.config import CheckTask
     from harness.errors import Stopped
     from harness.launch import Limits, run_in_child
-    from harness.results import CheckResult, Failure, Progress
+    from harness.results import CheckResult, Failure, Note, Progress
 
-    task = CheckTask(plugin.kind, plugin.name, weights, options)
+    task = CheckTask(plugin.kind, plugin.name, weights, settings)
     results: list[CheckResult] = []
     during = "It can be loaded"
     with stop_when_told("the same command", "now") as stopping, err.status(escape(plugin.name)) as status:
         try:
             for event in run_in_child(task, Limits(timeout), stopping):
                 match event:
+                    case Note():
+                        during = event.text
                     case Progress():
-                        during = event.phase
-                        status.update(f"{escape(plugin.name)}: {escape(during)} ({event.done + 1}/{event.total})")
+                        status.update(f"{escape(plugin.name)}: {escape(event.phase)} ({event.done + 1}/{event.total})")
                     case CheckResult():
                         results.append(event)
+                    case Failure() if event.kind in ("ConfigError", "PluginNotFoundError"):
+                        raise ConfigError(event.message)
                     case Failure():
                         results.append(CheckResult(during, event.message, event.traceback))
                     case _:

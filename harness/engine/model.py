@@ -33,11 +33,12 @@ def build(
         BrokenPluginError: ``head`` names no layer that can be replaced.
     """
     with torch.random.fork_rng(devices=[]):
+        heads = _heads(backbone, auxiliary)  # which a plugin may have to look for in a network of its own
         torch.manual_seed(seed_for(seed, "weights"))
         module = backbone.architecture(auxiliary=auxiliary)
         record = load_weights(module, backbone, name, weights, note)
         torch.manual_seed(seed_for(seed, "head"))
-        for head in _heads(backbone, auxiliary):
+        for head in heads:
             try:
                 layer = module.get_submodule(head)
             except AttributeError:
@@ -45,7 +46,8 @@ def build(
             if isinstance(layer, nn.Linear):
                 new: nn.Module = nn.Linear(layer.in_features, classes, bias=layer.bias is not None)
             elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
-                new = nn.Conv2d(layer.in_channels, classes, 1, bias=layer.bias is not None)
+                same = {"stride": layer.stride, "padding": layer.padding, "bias": layer.bias is not None}
+                new = nn.Conv2d(layer.in_channels, classes, 1, **same)  # type: ignore[arg-type]
             else:
                 raise BrokenPluginError(
                     f"the backbone {name!r} says that its head is {head!r}, which should be an nn.Linear or an "

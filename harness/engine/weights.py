@@ -111,7 +111,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    state = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} should hold a state dict (names to tensors); found {type(content).__name__}")
     return state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +15,7 @@ from harness.errors import ConfigError
 
 __all__ = ["KINDS", "write_package"]
 
+_SUFFIXES = {"backbone": "Net", "schedule": "", "ensemble": "Rule", "dataset": "Images"}
 KINDS = ("backbone", "schedule", "ensemble", "dataset")
 
 
@@ -25,14 +28,17 @@ def write_package(name: str, kind: Literal["backbone", "schedule", "ensemble", "
         folder: where.
 
     Raises:
-        ConfigError: no such name, or the folder exists.
+        ConfigError: the name is taken or is none, or the folder exists or cannot be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise ConfigError(f"{name!r} is no name of a package: small letters, digits and single hyphens, as my-{kind}")
     if folder.exists():
         raise ConfigError(f"{folder} exists already; choose another name, or --out")
     module = name.replace("-", "_")
+    if keyword.iskeyword(module) or importlib.util.find_spec(module) is not None:
+        raise ConfigError(f"{module!r} is a word or a module of Python's, or of what is installed; choose another name")
     camel = "".join(word.capitalize() for word in name.split("-"))
+    camel += "" if kind in name else _SUFFIXES[kind]  # so that it hides nothing that the code imports
     values = {
         "distribution": name,
         "module": module,
@@ -58,7 +64,10 @@ def write_package(name: str, kind: Literal["backbone", "schedule", "ensemble", "
     written = []
     for place, template in files.items():
         path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(templates.get_template(f"{template}.j2").render(values))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(templates.get_template(f"{template}.j2").render(values))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
         written.append(path)
     return written

@@ -11,8 +11,12 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
+from harness import registry
+from harness.analysis.ensemble import combine_runs
 from harness.errors import DataError
+from harness.store import open_store
 from harness_plugins.ensembles.fitted import GreedySelection, MedianProbability, RankAverage, Stacking, WeightedMean
+from harness_plugins.ensembles.voting import MeanProbability
 from support import ROOT, Harness
 
 DRAWS = np.random.default_rng(0)
@@ -88,6 +92,28 @@ def test_stacking_is_scikit_learns_regression_on_log_probabilities() -> None:
 def test_a_rule_that_was_not_fitted_says_so(rule: type) -> None:
     with pytest.raises(DataError, match="not fitted"):
         rule().combine(MEMBERS)
+
+
+def test_the_same_members_are_one_ensemble_in_any_order(harness: Harness, tmp_path: Path) -> None:
+    (tmp_path / "benchmark.db").write_bytes((ROOT / "benchmark.db.example").read_bytes())
+    with open_store(str(tmp_path / "benchmark.db")) as store:
+        before = len(store.ensembles("The paper on a GPU"))
+    done = harness("ensemble", "--runs", "9,7,8", "--method", "majority_vote")
+    assert done.returncode == 0, done.stderr
+    with open_store(str(tmp_path / "benchmark.db")) as store:
+        assert len(store.ensembles("The paper on a GPU")) == before
+
+
+def test_who_diverged_cannot_vote(tmp_path: Path) -> None:
+    database = tmp_path / "benchmark.db"
+    database.write_bytes((ROOT / "benchmark.db.example").read_bytes())
+    with open_store(str(database)) as store:
+        runs = [store.run(run_id) for run_id in (7, 8)]
+    runs[0].stages[1].predictions["test"].logits.setflags(write=True)
+    runs[0].stages[1].predictions["test"].logits[3] = np.nan
+    plugin = registry.find("ensemble", "mean_probability")
+    with pytest.raises(DataError, match="run 7 diverged: its predictions of test are not finite"):
+        combine_runs(MeanProbability(), plugin.record, runs, "finetune")
 
 
 def test_all_rules_on_stored_runs(harness: Harness, tmp_path: Path) -> None:

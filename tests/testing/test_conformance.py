@@ -30,6 +30,8 @@ KIT = {
         conformance.check_backbone,
         {"changes nothing else": "does not learn", "Unfrozen": "no gradient reaches"},
     ),
+    "BodyDetached": (conformance.check_backbone, {"Unfrozen": "no gradient reaches"}),
+    "FitsItself": (conformance.check_ensemble, {"leaves itself": "fitting it changes it"}),
     "NamesTwice": (
         conformance.check_family,
         {"each once": "some name twice", "that it does not have": "gives a Tiny"},
@@ -45,6 +47,7 @@ KIT = {
 
 @pytest.mark.parametrize("name", list(KIT))
 def test_each_fault_is_found_and_no_other(name: str, test_plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.syspath_prepend(str(test_plugins))
     plugin = getattr(importlib.import_module("harness_test_plugins.nonconforming"), name)()
     check, expected = KIT[name]
@@ -98,7 +101,7 @@ def test_an_ensemble_may_be_checked_by_its_author() -> None:
 
 
 def test_check_on_the_command_line(harness: Harness, test_plugins: Path) -> None:
-    done = harness("plugin", "check", "tiny,phantom", PYTHONPATH=str(test_plugins))
+    done = harness("plugin", "check", "tiny,phantom", PYTHONPATH=str(test_plugins), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 of 12 checks passed" in done.stdout
     assert "3 of 3 checks passed" in done.stdout
@@ -113,7 +116,7 @@ def test_check_on_the_command_line(harness: Harness, test_plugins: Path) -> None
         ("wrong_head", "says that its head is"),
         ("exits_hard", "exited with code"),
         ("segfaults", "SIGSEGV"),
-        ("raises", "Error"),
+        ("raises", "RuntimeError"),
     ],
 )
 def test_what_a_broken_plugin_does_is_said_where_it_happens(
@@ -137,7 +140,9 @@ def test_an_endless_check_is_ended(harness: Harness, test_plugins: Path) -> None
     [
         (["nope"], "no plugin is called 'nope'"),
         (["timm"], "'timm' is a family of backbones"),
-        (["phantom", "--set", "frozen.epochs=2"], "options of data sets alone"),
+        (["phantom", "--set", "data.nope=2"], "nope"),
+        (["resnet18", "--set", "data.train=16"], "and resnet18 is none"),
+        (["timm:nope"], "timm has no network called 'nope'"),
     ],
 )
 def test_bad_input_is_one_message(harness: Harness, arguments: list[str], message: str) -> None:

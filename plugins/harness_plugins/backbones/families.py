@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import Backbone, Family, PretrainedWeights
 from harness.errors import PluginNotFoundError
-from harness_plugins.backbones.torchvision import DenseNet121, GoogLeNet, InceptionV3
+from harness_plugins.backbones.torchvision import AlexNet, DenseNet121, GoogLeNet, InceptionV3
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,11 +34,7 @@ class Torchvision(Family):
             PluginNotFoundError: it has none of that name.
         """
         _check("torchvision", name, self.names())
-        special: dict[str, type[Backbone]] = {
-            "densenet121": DenseNet121,
-            "googlenet": GoogLeNet,
-            "inception_v3": InceptionV3,
-        }
+        special: dict[str, type[Backbone]] = {"alexnet": AlexNet, "googlenet": GoogLeNet, "inception_v3": InceptionV3}
         return special[name]() if name in special else _OfTorchvision(name)
 
 
@@ -57,9 +53,15 @@ class _OfTorchvision(Backbone):
     @cached_property
     def head(self) -> str:  # type: ignore[override]
         """The last layer that gives ImageNet's thousand classes."""
+        import torch
         from torch import nn
 
-        layers = self.architecture(auxiliary=False).named_modules()
+        try:
+            with torch.device("meta"):  # without its weights
+                network = self.architecture(auxiliary=False)
+        except NotImplementedError:  # it computes with them while it is built
+            network = self.architecture(auxiliary=False)
+        layers = network.named_modules()
         found = [name for name, layer in layers if isinstance(layer, nn.Linear | nn.Conv2d) and _outputs(layer) == 1000]
         return str(found[-1])
 
@@ -125,6 +127,8 @@ class _OfTimm(Backbone):
         self.crop_pct = settings.crop_pct
         self.mean, self.std = settings.mean, settings.std
         heads = settings.classifier
+        if not settings.num_classes:
+            raise PluginNotFoundError(f"timm's {name} was trained without classes, and has no head to replace")
         if not isinstance(heads, str):
             raise PluginNotFoundError(f"timm's {name} has no single head ({heads}), which harness would replace")
         self.head = heads
