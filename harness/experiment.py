@@ -21,8 +21,9 @@ from harness.config import (
 )
 from harness.data.record import describe
 from harness.data.splits import load_splits
-from harness.errors import ConfigError
+from harness.errors import ConfigError, PluginNotFoundError
 from harness.launch.gpus import find_gpu
+from harness.launch.load import load_elsewhere
 from harness.registry import Plugin
 from harness.results import (
     DatasetRecord,
@@ -123,6 +124,9 @@ def make_plan(request: Request) -> Plan:
     splits = load_splits(dataset, dataset_plugin.name, options, configs[0].limit_train, configs[0].seed)
     for plugin in chosen["ensemble"]:
         registry.load(plugin, Ensemble)
+    members = [plugin for plugin in chosen["backbone"] if plugin.member is not None]
+    for failure in filter(None, load_elsewhere(members)):  # whether a family has the name, its library alone knows
+        raise PluginNotFoundError(failure.message)
     return Plan(
         experiment=request.experiment or recipe.experiment,
         configs=configs,

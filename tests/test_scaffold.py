@@ -50,6 +50,7 @@ def test_a_new_package_is_sound_at_once(kind: str, harness: Harness, test_plugin
         (["taken"], "exists already"),
         (["class"], "choose another name"),
         (["numpy"], "choose another name"),
+        (["resnet18"], "is installed already"),
         (["my-net", "--out", "/proc/my-net"], "cannot be written"),
     ],
 )

@@ -95,11 +95,12 @@ def test_runs_side_by_side_are_what_they_are_one_after_another(
             assert len(store.ensembles(jobs)) == 1
         assert [run.status for run in runs] == ["completed"] * 3
         assert {stage.execution["jobs"] for run in runs for stage in run.stages} == {int(jobs)}
-        logits[jobs] = {run.backbone: run.stages[0].predictions["test"].logits.tobytes() for run in runs}
+        logits[jobs] = [run.stages[0].predictions["test"].logits for run in runs]
         times = sorted((run.started_at, run.finished_at) for run in runs)
         overlap = [later[0] < earlier[1] for earlier, later in pairwise(times)]
         assert overlap == [jobs == "3"] * 2
-    assert logits["1"] == logits["3"]
+    for alone, beside in zip(logits["1"], logits["3"], strict=True):
+        assert beside == pytest.approx(alone, abs=1e-4)  # fewer threads sum in another order
 
 
 def test_what_has_too_little_memory_beside_others_is_tried_again_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -17,9 +18,11 @@ def ensemble(
     runs: Annotated[str, typer.Option(help="Numbers of the members, of `harness runs list`: 7,8,9.")] = "",
     where: Annotated[str | None, typer.Option(help="Or a filter, as of `harness runs list --where`.")] = None,
     method: Annotated[str, typer.Option(help="Rules, separated by commas. Default: all that are installed.")] = "",
-    stage: Annotated[str | None, typer.Option(help="Stage whose predictions count. Default: their last.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Stage whose predictions count. Default: the last that all have.")
+    ] = None,
     experiment: Annotated[
-        str | None, typer.Option(help="Experiment to record them in. Default: the first member's.")
+        str | None, typer.Option(help="Experiment that there is, to record them in. Default: the lowest number's.")
     ] = None,
     db: Database = "benchmark.db",
     as_json: Json = False,
@@ -27,7 +30,7 @@ def ensemble(
     """Combine stored predictions of completed runs by several rules. Nothing is trained.
 
     Rules that are fitted are fitted to the predictions of validation images alone; what is shown is of the test images.
-    Results are recorded, and stand in the reports of their experiment.
+    Results are recorded in an experiment, and stand in its reports.
 
     Exit codes: 0 done, 1 a rule failed, 2 it could not be done.
 
@@ -43,11 +46,11 @@ def ensemble(
     from harness.cli.tables import ensemble_json, methods_table
     from harness.errors import HarnessError
     from harness.results import EnsembleRecord, Selection
-    from harness.store import open_store
+    from harness.store import open_store, shown_url
 
     numbers = sorted(set(map(_number, words(runs))))
     if bool(numbers) == bool(where):
-        raise ConfigError("name the members: --runs 7,8,9 or --where EXPRESSION")
+        raise ConfigError("name the members, by --runs 7,8,9 or by --where EXPRESSION, not by both")
     plugins = [registry.find("ensemble", name) for name in words(method)] or registry.plugins("ensemble")
     with open_store(db, create=False, write=True, say=say) as store:
         if where:
@@ -82,6 +85,8 @@ def ensemble(
     else:
         out.print(methods_table(members, found, stage or of_all[-1]))
         out.print("Below each share, the Wilson 95 % interval in %.", style="dim")
+        shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
+        out.print(escape(f"Next: harness report{shown} --experiment {shlex.quote(into.name)}"), soft_wrap=True)
     if len(found) < len(plugins):
         raise typer.Exit(1)
 

@@ -60,16 +60,18 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
 def methods_table(members: Sequence[Run], ensembles: Sequence[EnsembleRecord], stage: str) -> Table:
     """Members and rules over them: test accuracy with its Wilson 95 % interval, and AUC."""
     table = Table(title=f"Test images, {len(members)} members after {escape(stage)}", title_justify="left")
-    for heading, side in (("run", "right"), ("what", "left"), ("accuracy", "right"), ("AUC", "right")):
+    columns = (("run", "right"), ("what", "left"), ("weights", "left"), ("accuracy", "right"), ("AUC", "right"))
+    for heading, side in columns:
         table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
     for run in members:
         found = run.stage(stage)
         auc = "" if found is None or found.test_auc is None else f"{found.test_auc:.4f}"
-        table.add_row(str(run.id), escape(run.backbone), _tested(found), auc)
+        weights = run.weights.kind if run.weights else ""
+        table.add_row(str(run.id), escape(run.backbone), weights, _tested(found), auc)
     table.add_section()
     for record in sorted(ensembles, key=lambda record: record.method):
         auc = "" if record.auc is None else f"{record.auc:.4f}"
-        table.add_row("", escape(record.method), _accuracy(record.correct, record.images), auc)
+        table.add_row("", escape(record.method), "", _accuracy(record.correct, record.images), auc)
     return table
 
 

@@ -58,6 +58,8 @@ def execute(task: Task, emit: Callable[[Event], None], stopping: Callable[[], bo
     config = task.config
     device = resolve_device(config.device, config.precision, note)
     torch.use_deterministic_algorithms(config.deterministic)
+    if device.type == "cpu" and task.jobs > 1:  # those beside it want cores too
+        torch.set_num_threads(max(1, torch.get_num_threads() // task.jobs))
     backbone = registry.load(registry.find("backbone", config.backbone), Backbone)
     dataset = registry.load(registry.find("dataset", config.dataset), Dataset)
     options = dataset.Options.model_validate(config.data)

@@ -144,7 +144,7 @@ def _ensemble(ensembles: Sequence[EnsembleRecord], candidates: Sequence[_Candida
     )
     voters = {(member.run_id, member.stage) for member in best.members}
     members = [candidate for candidate in candidates if (candidate.run.id, candidate.stage.name) in voters]
-    if not members:
+    if len(members) < len(best.members):  # the others are of another experiment, and one of them may be the best
         return f"{said}."
     member = max(members, key=lambda candidate: candidate.share.value)
     gain = best.correct - member.share.correct

@@ -368,14 +368,21 @@ def _ensemble_rows(
             found = records.get(name)
             counted = share(found.correct, found.images) if found else None
             cells.append(_cell(index, axis, published.get(name), counted, found.auc if found else None, "not run"))
-        weights = [badge(by_id[voter]) for voter in voters if voter in by_id]
-        random = next((one for one in weights if one.kind == "random"), None)
-        named = tuple(f"{member} (run {voter})" for member, voter in zip(members, voters, strict=True))
-        yield EnsembleRow(method, named, random, tuple(cells))
+        weights = [badge(by_id[voter]) if voter in by_id else None for voter in voters]
+        all_random = next(iter(weights)) if all(one and one.kind == "random" for one in weights) else None
+        named = tuple(map(_voter, members, voters, weights, [all_random is None] * len(voters)))
+        yield EnsembleRow(method, named, all_random, tuple(cells))
     for method, figures in paper.ensembles.items() if paper else ():
         if method not in shown:
             cells = [_cell(i, axis, figures.get(name), None, None, "not run") for i, name in enumerate(stages)]
             yield EnsembleRow(method, paper.members[method] if paper else (), None, tuple(cells))
+
+
+def _voter(backbone: str, run_id: int, weights: Badge | None, mark: bool) -> str:
+    """Name a member; ``mark`` random weights, where not all members have them."""
+    if weights is None:
+        return f"{backbone} (run {run_id}, of another experiment)"
+    return f"{backbone} (run {run_id}{', random weights' if mark and weights.kind == 'random' else ''})"
 
 
 def _accuracy_domain(runs: Sequence[Run]) -> tuple[float, float]:

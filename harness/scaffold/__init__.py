@@ -11,6 +11,7 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from harness import registry
 from harness.errors import ConfigError
 
 __all__ = ["KINDS", "write_package"]
@@ -37,6 +38,8 @@ def write_package(name: str, kind: Literal["backbone", "schedule", "ensemble", "
     module = name.replace("-", "_")
     if keyword.iskeyword(module) or importlib.util.find_spec(module) is not None:
         raise ConfigError(f"{module!r} is a word or a module of Python's, or of what is installed; choose another name")
+    if module in {plugin.name for plugin in registry.plugins(kind)}:
+        raise ConfigError(f"the {kind} {module!r} is installed already; choose another name")
     camel = "".join(word.capitalize() for word in name.split("-"))
     camel += "" if kind in name else _SUFFIXES[kind]  # so that it hides nothing that the code imports
     values = {

@@ -140,6 +140,7 @@ def test_all_rules_on_stored_runs(harness: Harness, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "name the members"),
+        (["--runs", "7,8", "--where", "id > 1"], "not by both"),
         (["--runs", "7"], "two members or more; found 1"),
         (["--runs", "7,x"], "say numbers"),
         (["--runs", "7,99"], "99"),

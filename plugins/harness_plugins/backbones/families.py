@@ -108,7 +108,11 @@ class Timm(Family):
 
         if not timm.is_model(name):
             _check("timm", name, self.names())
-        if timm.get_pretrained_cfg(name, allow_unregistered=False) is None:
+        try:
+            settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:  # the part behind the dot
+            raise PluginNotFoundError(f"timm has no network called {name!r}: {str(error).splitlines()[0]}") from error
+        if settings is None:
             raise PluginNotFoundError(f"timm has no settings for {name!r}: `harness plugins --family timm` lists names")
         return _OfTimm(name)
 
