@@ -40,11 +40,15 @@ __all__ = [
     "ImageRef",
     "ImageSource",
     "ImageSplits",
+    "Kind",
     "PretrainedWeights",
     "Schedule",
     "Stage",
     "Transform",
 ]
+
+
+Kind = Literal["backbone", "family", "schedule", "ensemble", "dataset"]
 
 
 class Options(BaseModel):

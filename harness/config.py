@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from harness import paths
-from harness.api import DatasetOptions, Options, Schedule
+from harness.api import DatasetOptions, Kind, Options, Schedule
 from harness.errors import ConfigError, did_you_mean
 from harness.measure.rule import Rule
 from harness.results import EpochResult
@@ -99,7 +99,7 @@ class Task:
 class CheckTask:
     """A plugin to check. ``weights`` are those of a backbone, ``settings`` a data set's options as typed."""
 
-    kind: Literal["backbone", "family", "schedule", "ensemble", "dataset"]
+    kind: Kind
     name: str
     weights: str = "random"
     settings: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class CheckTask:
 class LoadTask:
     """A plugin to load."""
 
-    kind: Literal["backbone", "family", "schedule", "ensemble", "dataset"]
+    kind: Kind
     name: str
     work: ClassVar[str] = "harness.launch.load"
 

@@ -22,8 +22,8 @@ from harness.config import (
 from harness.data.record import describe
 from harness.data.splits import load_splits
 from harness.errors import ConfigError, PluginNotFoundError
-from harness.launch.gpus import find_gpu
 from harness.launch.load import load_elsewhere
+from harness.measure.gpus import find_gpu
 from harness.registry import Plugin
 from harness.results import (
     DatasetRecord,

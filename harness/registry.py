@@ -5,15 +5,14 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from harness.api import Backbone, Dataset, Ensemble, Family, Schedule
+from harness.api import Backbone, Dataset, Ensemble, Family, Kind, Schedule
 from harness.errors import BrokenPluginError, PluginError, PluginNotFoundError, did_you_mean
 from harness.results import PluginRecord
 
 __all__ = ["BASES", "KINDS", "Kind", "Plugin", "find", "find_any", "load", "plugins"]
 
-Kind = Literal["backbone", "family", "schedule", "ensemble", "dataset"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BASES: dict[Kind, type[Any]] = {
     "backbone": Backbone,

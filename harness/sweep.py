@@ -21,7 +21,7 @@ from harness.config import RunConfig, Task
 from harness.data.files import file_sha256
 from harness.errors import RunTakenOverError, Stopped, StoreError
 from harness.launch import OUT_OF_MEMORY, Child, Limits, run_in_child
-from harness.launch.gpus import ready_ahead
+from harness.measure.gpus import ready_ahead
 from harness.paths import checkpoint_dir
 from harness.results import EnsembleRecord, Event, Experiment, Failure, Note, Run, RunStatus, Selection, Sweep, Turn
 from harness.store import HEARTBEAT_SECONDS, Store

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from harness.launch.gpus import Gpu, find_gpu, ready_ahead
+from harness.measure.gpus import Gpu, find_gpu, ready_ahead
 from harness.results import Selection
 from harness.store import open_store
 from harness.sweep import _Turns
@@ -190,5 +190,5 @@ def test_who_gets_ready_has_cores_and_memory(
     cores: int, gib: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr("harness.launch.gpus.find_gpu", lambda _device: Gpu((9, 0), gib * 2**30))
+    monkeypatch.setattr("harness.measure.gpus.find_gpu", lambda _device: Gpu((9, 0), gib * 2**30))
     assert ready_ahead("auto") == expected

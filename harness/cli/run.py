@@ -77,7 +77,7 @@ def run(
     """
     from harness.config import Task
     from harness.launch import Child
-    from harness.launch.gpus import ready_ahead
+    from harness.measure.gpus import ready_ahead
 
     named = _names(plugins)
     ready = ready_ahead(device or "auto")

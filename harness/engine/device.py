@@ -12,7 +12,7 @@ import torch
 
 from harness.config import Precision
 from harness.errors import DeviceError
-from harness.launch.gpus import find_gpu
+from harness.measure.gpus import find_gpu
 
 __all__ = ["autocast", "emulates", "free_memory", "most_memory", "out_of_memory", "resolve_device"]
 

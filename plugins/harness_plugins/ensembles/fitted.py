@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,32 +43,31 @@ class RankAverage(Ensemble):
         return _highest(_to_one(scores))
 
 
-class WeightedMean(Ensemble):
-    """A mean of the members' probabilities whose weights give validation images the highest likelihood."""
+class _Weighted(Ensemble):
+    """A mean of the members' probabilities whose weights were found on validation images."""
 
-    def __init__(self) -> None:
-        self._weights: NDArray[np.float64] | None = None
-
-    def fit(self, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> WeightedMean:
-        """Find the weights."""
-        fitted = copy(self)
-        fitted._weights = _likeliest_weights(_of_truth(probabilities, labels))
-        return fitted
+    def __init__(self, weights: NDArray[np.float64] | None = None) -> None:
+        self._weights = weights
 
     def combine(self, probabilities: NDArray[np.float64]) -> Combined:
         """Combine probabilities (members, n, classes)."""
         return _highest(np.tensordot(_fitted(self._weights), probabilities, axes=1))
 
 
-class GreedySelection(Ensemble):
+class WeightedMean(_Weighted):
+    """A mean of the members' probabilities whose weights give validation images the highest likelihood."""
+
+    def fit(self, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> WeightedMean:
+        """Find the weights."""
+        return WeightedMean(_likeliest_weights(_of_truth(probabilities, labels)))
+
+
+class GreedySelection(_Weighted):
     """Members are added one after another, each as often as it helps the likelihood of validation images most, until
     none does; their mean decides (Caruana et al. 2004, doi 10.1145/1015330.1015432).
     """
 
     most = 100  # additions
-
-    def __init__(self) -> None:
-        self._weights: NDArray[np.float64] | None = None
 
     def fit(self, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> GreedySelection:
         """Select members."""
@@ -83,20 +81,14 @@ class GreedySelection(Ensemble):
                 break
             best, total = losses[chosen], total + of_truth[chosen]
             counts[chosen] += 1
-        fitted = copy(self)
-        fitted._weights = counts / counts.sum()
-        return fitted
-
-    def combine(self, probabilities: NDArray[np.float64]) -> Combined:
-        """Combine probabilities (members, n, classes)."""
-        return _highest(np.tensordot(_fitted(self._weights), probabilities, axes=1))
+        return GreedySelection(counts / counts.sum())
 
 
 class Stacking(Ensemble):
     """A logistic regression on the members' log probabilities, fitted to validation images (Wolpert 1992)."""
 
-    def __init__(self) -> None:
-        self._regression: Any = None
+    def __init__(self, regression: Any = None) -> None:
+        self._regression = regression
 
     def fit(self, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Stacking:
         """Fit the regression."""
@@ -104,9 +96,7 @@ class Stacking(Ensemble):
 
         if len(np.unique(labels)) < probabilities.shape[2]:
             raise DataError("stacking needs validation images of every class")
-        fitted = copy(self)
-        fitted._regression = LogisticRegression(tol=1e-8, max_iter=1000).fit(_log(probabilities), labels)
-        return fitted
+        return Stacking(LogisticRegression(tol=1e-8, max_iter=1000).fit(_log(probabilities), labels))
 
     def combine(self, probabilities: NDArray[np.float64]) -> Combined:
         """Combine probabilities (members, n, classes)."""
