@@ -27,16 +27,18 @@ from harness import registry
 from harness.analysis import metrics
 from harness.analysis.ensemble import combine_runs
 from harness.api import Backbone, Ensemble, ImageRef, ImageSplits
-from harness.data.augment import Augment
+from harness.data.augment import Augment, View
 from harness.data.decode import decode
+from harness.engine.average import Average
 from harness.engine.batches import BatchSize, Split
 from harness.engine.checkpoint import Position
 from harness.engine.cut import cut
 from harness.engine.features import Features
 from harness.engine.forms import InferenceForms
 from harness.engine.model import build, prepare, set_train_mode
-from harness.engine.stage import Trainer, _optimizer, _Work
-from harness.engine.steps import Shown, Steps
+from harness.engine.rates import Rates, optimizer_of
+from harness.engine.stage import Trainer, _Work
+from harness.engine.steps import Shown
 from harness.report.render import render_report
 from harness.results import PluginRecord
 from harness.store import open_store
@@ -176,7 +178,7 @@ def test_features(benchmark, split: Split, precision: str) -> None:
     trunk = cut(module, backbone.logits, augment.inputs(images)).trunk
     form = InferenceForms(precision, augment.normalize).make(trunk, images)
     features = Features(form, augment, CPU, precision, BatchSize(BATCH, print), None, "", print)
-    benchmark.pedantic(lambda: features.rows(split, torch.arange(N), None), rounds=3, warmup_rounds=1)
+    benchmark.pedantic(lambda: features.rows(split, torch.arange(N), View()), rounds=3, warmup_rounds=1)
     _per_image(benchmark)
 
 
@@ -185,12 +187,12 @@ def _trainer(split: Split, stage, precision: str) -> tuple[Trainer, _Work]:
     val = Split(split.images[:1], split.labels[:1])
     splits = {"train": split, "val": val, "test": val}
     trainer = Trainer(module, backbone, _augment(), splits, 0, CPU, precision, lambda _event: None)
-    parameters = prepare(module, backbone, stage)
+    optimizer = optimizer_of(stage, [prepare(module, backbone, stage)])
     set_train_mode(module, stage)
-    work = _Work(stage, _optimizer(stage, parameters), None, Position(0))
+    work = _Work(stage, optimizer, Rates(stage, optimizer, 4), Average(stage, {}), Position(0), [], True)
     if stage.trainable == "head":
         work.frozen = trainer._freeze(stage)
-    work.steps = Steps(trainer._losses(work), parameters, work.optimizer, CPU)
+    work.steps = trainer._steps(work)
     return trainer, work
 
 
@@ -198,7 +200,7 @@ def _trainer(split: Split, stage, precision: str) -> tuple[Trainer, _Work]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_head_epoch(benchmark, split: Split, precision: str) -> None:
     _, work = _trainer(split, FROZEN, precision)
-    features = work.frozen.features.rows(split, torch.arange(N), None)
+    features = work.frozen.features.rows(split, torch.arange(N), View())
     work.steps.show(Shown(features, split.labels, lambda rows: rows), 0.0, 0)
 
     def epoch() -> None:

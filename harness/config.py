@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from harness import paths
+from harness import paths, registry
 from harness.api import DatasetOptions, Kind, Options, Schedule
+from harness.api.pieces import Piece, piece
 from harness.errors import ConfigError, did_you_mean
 from harness.measure.rule import Rule
 from harness.results import EpochResult
@@ -344,42 +345,48 @@ def _validate(model: type[_M], values: dict[str, Any], prefix: str, overrides: l
 
 def _set(model: type[BaseModel], values: dict[str, Any], override: Override) -> None:
     """Put one override into nested ``values``; a key that ``model`` does not have is an error that lists its keys."""
-    keys = override.path[1:]
-    for depth, key in enumerate(keys):
-        known = [name for name in model.model_fields if name != "name"]
-        if key not in known:
-            path = ".".join(override.path[: depth + 1])
-            raise ConfigError(f"{override.origin}: nothing is called {key!r} in {path!r}. {did_you_mean(key, known)}")
-        last = depth == len(keys) - 1
-        if last and key != "kind":
-            values[key] = override.value
-        elif not last:
-            members = _members(model, key)
-            if not members:
-                raise ConfigError(f"{override.origin}: {'.'.join(override.path)!r}: {key!r} is a value, not a table")
-            parent, values = values, values[key]
-            if not isinstance(values, dict):
-                path = ".".join(override.path[: depth + 2])
-                raise ConfigError(f"{override.origin}: {path} was set to {values!r}, which has no {keys[depth + 1]!r}")
-            model = next(member for member in members if _kind(member) in (None, values.get("kind")))
-            if keys[depth + 1 :] == ("kind",):
-                kinds = {str(_kind(member)): member for member in members}
-                if str(override.value) not in kinds:
-                    near = did_you_mean(str(override.value), kinds)
-                    raise ConfigError(f"{override.origin}: {override.key} = {override.value!r} is no kind. {near}")
-                if override.value != values.get("kind"):
-                    parent[key] = kinds[str(override.value)]().model_dump()
+    *tables, last = override.path[1:]
+    for depth, key in enumerate(tables, 1):
+        path = ".".join(override.path[: depth + 1])
+        _require_field(model, key, override, depth)
+        inner = _inner(model, key)
+        if inner is None:
+            raise ConfigError(f"{override.origin}: {path!r}: {key!r} is a value, not a table")
+        if not isinstance(values[key], dict):
+            following = override.path[depth + 1]
+            raise ConfigError(f"{override.origin}: {path} was set to {values[key]!r}, which has no {following!r}")
+        if issubclass(inner, Piece):
+            if (depth, last) == (len(tables), "kind"):
+                _set_kind(inner.plugin, values, key, override)
                 return
+            inner = piece(inner.plugin, values[key]["kind"])
+        model, values = inner, values[key]
+    _require_field(model, last, override, len(tables) + 1)
+    values[last] = override.value
 
 
-def _members(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
+def _require_field(model: type[BaseModel], key: str, override: Override, depth: int) -> None:
+    known = [name for name in model.model_fields if name != "name"]
+    if key not in known:
+        path = ".".join(override.path[:depth])
+        raise ConfigError(f"{override.origin}: nothing is called {key!r} in {path!r}. {did_you_mean(key, known)}")
+
+
+def _set_kind(plugin: Kind, values: dict[str, Any], key: str, override: Override) -> None:
+    """Replace a piece by another kind of it, with that one's defaults."""
+    kinds = [found.name for found in registry.plugins(plugin)]
+    if override.value not in kinds:
+        near = did_you_mean(str(override.value), kinds)
+        raise ConfigError(f"{override.origin}: {override.key} = {override.value!r} is no kind. {near}")
+    if override.value != values[key]["kind"]:
+        values[key] = piece(plugin, override.value).model_validate({"kind": override.value}).model_dump()
+
+
+def _inner(model: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """Return the type of a table, or None where the field is a value."""
     annotation = model.model_fields[field].annotation
     candidates = get_args(annotation) or (annotation,)
-    return [member for member in candidates if isinstance(member, type) and issubclass(member, BaseModel)]
-
-
-def _kind(model: type[BaseModel]) -> str | None:
-    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+    return next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def _explain(error: ValidationError, prefix: str, origins: Mapping[tuple[str, ...], str]) -> str:

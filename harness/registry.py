@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar, get_args
 
-from harness.api import Backbone, Dataset, Ensemble, Family, Kind, Schedule
+from harness.api import Backbone, Dataset, Ensemble, Family, Kind, LearningRate, Loss, Optimizer, Schedule
 from harness.errors import BrokenPluginError, PluginError, PluginNotFoundError, did_you_mean
 from harness.results import PluginRecord
 
@@ -18,11 +18,14 @@ BASES: dict[Kind, type[Any]] = {
     "backbone": Backbone,
     "family": Family,
     "schedule": Schedule,
+    "rate": LearningRate,
+    "optimizer": Optimizer,
+    "loss": Loss,
     "ensemble": Ensemble,
     "dataset": Dataset,
 }
 
-_GROUPS = {kind: "harness.families" if kind == "family" else f"harness.{kind}s" for kind in KINDS}
+_GROUPS = {kind: f"harness.{kind}s" for kind in KINDS} | {"family": "harness.families", "loss": "harness.losses"}
 _T = TypeVar("_T")
 
 

@@ -76,7 +76,7 @@ def test_naming_the_kind_that_is_there_keeps_its_options() -> None:
         ("froze.epochs=2", ["'froze'", "Did you mean frozen?"]),
         ("frozen.name=x", ["nothing is called 'name'"]),
         ("frozen.lr.maximum=1", ["nothing is called 'maximum' in 'frozen.lr'"]),
-        ("frozen.lr.kind=cosine", ["frozen.lr.kind = 'cosine' is no kind", "constant, cyclic"]),
+        ("frozen.lr.kind=cosines", ["frozen.lr.kind = 'cosines' is no kind", "Did you mean cosine"]),
         ("frozen.lr.max=0.001", ["must be at least base"]),
         ("frozen.batch_norm=off", ["'train' or 'eval'", "'off'"]),
         ("frozen.epochs.more=1", ["'epochs' is a value"]),

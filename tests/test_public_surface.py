@@ -7,8 +7,10 @@ import harness
 from harness import errors
 
 EXPORTED = {
-    "SGD", "Adam", "Backbone", "Combined", "ConstantLR", "CyclicLR", "Dataset", "DatasetOptions", "Ensemble", "Family",
-    "HarnessError", "ImageRef", "ImageSource", "ImageSplits", "PretrainedWeights", "Schedule", "Stage", "Transform",
+    "Adam", "AdamW", "Backbone", "Combined", "ConstantLR", "CosineLR", "CrossEntropy", "CyclicLR", "Dataset",
+    "DatasetOptions", "Ensemble", "ExponentialLR", "Family", "Focal", "HarnessError", "ImageRef", "ImageSource",
+    "ImageSplits", "LearningRate", "Loss", "OneCycleLR", "Optimizer", "PolynomialLR", "PretrainedWeights", "SGD",
+    "Schedule", "Stage", "StepLR", "Transform",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.api import Transform
 
-__all__ = ["Augment", "Draws", "Normalize", "resample", "sample_crops"]
+__all__ = ["Augment", "Draws", "Normalize", "View", "resample", "sample_crops"]
 
 
 def sample_crops(
@@ -71,6 +71,24 @@ class Draws:
         return Draws(*(None if values is None else next(given) for values in (self.boxes, self.flips)))
 
 
+@dataclass(frozen=True)
+class View:
+    """Where an image is looked at when it is evaluated: 0 is the upper or left edge, 1 the other one."""
+
+    vertical: float = 0.5
+    horizontal: float = 0.5
+    flipped: bool = False
+
+
+_CORNERS = tuple(View(y, x) for y in (0.0, 1.0) for x in (0.0, 1.0))
+_VIEWS = {
+    "one": (View(),),
+    "flip": (View(), View(flipped=True)),
+    "five-crop": (View(), *_CORNERS),
+    "ten-crop": tuple(View(at.vertical, at.horizontal, flip) for flip in (False, True) for at in (View(), *_CORNERS)),
+}
+
+
 class Normalize(nn.Module):
     """From uint8 (n, 1 or 3, h, w) to float32 (n, 3, h, w), channels-last: levels of 0 to 1, less mean, over std."""
 
@@ -110,34 +128,46 @@ class Augment:
         """What comes after :meth:`crop`."""
         return Normalize(self.mean, self.std)
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Where images are looked at when they are evaluated."""
+        return _VIEWS[self.transform.views]
+
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         """Decide what happens to ``n`` training images."""
-        options = self.transform
-        cropped = options.crop == "random-resized"
+        options, strength = self.transform, self.transform.strength
+        cropped, flipped = options.crop == "random-resized" and strength > 0, options.flip and strength > 0
+        low, high = ((1 - strength) + strength * share for share in options.crop_scale)
+        narrow, wide = (share**strength for share in options.crop_ratio)
         return Draws(
-            sample_crops(n, self.size, options.crop_scale, options.crop_ratio, generator) if cropped else None,
-            torch.rand(n, generator=generator) < 0.5 if options.flip else None,
+            sample_crops(n, self.size, (low, high), (narrow, wide), generator) if cropped else None,
+            torch.rand(n, generator=generator) < 0.5 * strength if flipped else None,
         )
 
-    def crop(self, images: Tensor, draws: Draws | None) -> Tensor:
-        """Crop and flip uint8 images (n, 1 or 3, size, size) as drawn, or as for evaluation where nothing is."""
-        if draws is None:
-            if self.transform.evaluate != "resize-crop":
-                return images
-            # What of the enlarged image lies in the centre.
-            larger = round(self.size / self.crop_pct)
-            begin, side = (x * self.size / larger for x in (round((larger - self.size) / 2), self.size))
-            box = torch.tensor([begin, begin, side, side], dtype=torch.float64)
-            return resample(images, box.expand(len(images), 4), self.size, beyond=True)
-        if draws.boxes is not None:
-            return resample(images, draws.boxes, self.size, draws.flips)
-        if draws.flips is not None:
-            return torch.where(draws.flips.to(images.device)[:, None, None, None], images.flip(3), images)
+    def crop(self, images: Tensor, how: Draws | View) -> Tensor:
+        """Crop and flip uint8 images (n, 1 or 3, size, size), as drawn or as for evaluation."""
+        if isinstance(how, View):
+            return self._evaluated(images, how)
+        if how.boxes is not None:
+            return resample(images, how.boxes, self.size, how.flips)
+        if how.flips is not None:
+            return torch.where(how.flips.to(images.device)[:, None, None, None], images.flip(3), images)
         return images
 
-    def inputs(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+    def _evaluated(self, images: Tensor, view: View) -> Tensor:
+        if self.transform.evaluate != "resize-crop":
+            return images.flip(3) if view.flipped else images
+        # What of the enlarged image lies there.
+        larger = round(self.size / self.crop_pct)
+        offsets = (round((larger - self.size) * place) for place in (view.vertical, view.horizontal))
+        top, left, side = (x * self.size / larger for x in (*offsets, self.size))
+        box = torch.tensor([top, left, side, side], dtype=torch.float64)
+        flips = torch.full((len(images),), view.flipped, device=images.device)
+        return resample(images, box.expand(len(images), 4), self.size, flips, beyond=True)
+
+    def inputs(self, images: Tensor, how: Draws | View = View()) -> Tensor:
         """Crop, flip and normalise uint8 (n, 1 or 3, size, size) into float32 (n, 3, size, size), channels-last."""
-        normalized: Tensor = self.normalize(self.crop(images, draws))
+        normalized: Tensor = self.normalize(self.crop(images, how))
         return normalized
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harness.config import Precision
 from harness.data import augment
-from harness.data.augment import Augment, Draws
+from harness.data.augment import Augment, Draws, View
 from harness.data.files import atomic_write
 from harness.engine import cut, forms, layers
 from harness.engine.batches import BatchSize, Split
@@ -65,14 +65,14 @@ class Features:
     _trusted: bool | None = None
 
     def rows(
-        self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None] = lambda _done: None
+        self, split: Split, items: Tensor, how: Draws | View, watch: Callable[[int], None] = lambda _done: None
     ) -> Rows:
         """Return the features of images, one row each.
 
         Args:
             split: the images.
             items: which of them, int64 (n,).
-            draws: how each is cropped and flipped; None transforms them as for evaluation.
+            how: each is cropped and flipped.
             watch: called between batches with the number of images done.
         """
         made: list[Tensor] = []
@@ -82,35 +82,35 @@ class Features:
             def tell(done: int, before: int = begin) -> None:
                 watch(before + done)
 
-            chunk = self._chunk(split, items[part], draws[part] if draws else None, tell)
+            chunk = self._chunk(split, items[part], _of(how, part), tell)
             if not made:
                 made = [feature.new_empty((len(items), *feature.shape[1:])) for feature in chunk]
             for whole, feature in zip(made, chunk, strict=True):
                 whole[part] = feature
         return tuple(made)
 
-    def _chunk(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
+    def _chunk(self, split: Split, items: Tensor, how: Draws | View, watch: Callable[[int], None]) -> Rows:
         if self.cache is None or not split.hashes:
             self.computed += len(items)
-            return self._compute(split, items, draws, watch)
-        key, size = self._name(split, items, draws), self.batch_size.size
+            return self._compute(split, items, how, watch)
+        key, size = self._name(split, items, how), self.batch_size.size
         found = None if self._trusted is False else self.cache.get(key)
-        if found is not None and self._trust(found[0], split, items, draws):
+        if found is not None and self._trust(found[0], split, items, how):
             self.taken += len(items)
             self.taken_seconds += found[1]
             watch(len(items))
             return tuple(feature.to(self.device) for feature in found[0])
         begin = now()
-        rows = self._compute(split, items, draws, watch)
+        rows = self._compute(split, items, how, watch)
         synchronize(self.device)
         self.computed += len(items)
         if self.batch_size.size == size:  # other batches may be rounded otherwise
             self.cache.put(key, rows, now() - begin)
         return rows
 
-    def _compute(self, split: Split, items: Tensor, draws: Draws | None, watch: Callable[[int], None]) -> Rows:
+    def _compute(self, split: Split, items: Tensor, how: Draws | View, watch: Callable[[int], None]) -> Rows:
         def compute(part: slice) -> Rows:
-            crops = self.augment.crop(split.batch(items[part], self.device), draws[part] if draws else None)
+            crops = self.augment.crop(split.batch(items[part], self.device), _of(how, part))
             with autocast(self.device, self.precision):
                 return self.trunk(crops)
 
@@ -121,28 +121,32 @@ class Features:
                 watch(done)
         return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
-    def _trust(self, rows: Rows, split: Split, items: Tensor, draws: Draws | None) -> bool:
+    def _trust(self, rows: Rows, split: Split, items: Tensor, how: Draws | View) -> bool:
         """Compare the first features that are taken with what the layers give: not all code of a plugin is hashed."""
         if self._trusted is None:
             n = self.batch_size.size
-            again = self._compute(split, items[:n], draws[slice(0, n)] if draws else None, lambda _done: None)
+            again = self._compute(split, items[:n], _of(how, slice(0, n)), lambda _done: None)
             self._trusted = all(torch.equal(a.cpu(), b[:n]) for a, b in zip(again, rows, strict=True))
             if not self._trusted:
                 self.note("features that another run kept are not those of this network, and are computed again")
         return self._trusted
 
-    def _name(self, split: Split, items: Tensor, draws: Draws | None) -> str:
+    def _name(self, split: Split, items: Tensor, how: Draws | View) -> str:
         found = hashlib.sha256(self.key.encode())
         for item in items.tolist():
             found.update(split.hashes[item].encode())
-        for values in (draws.boxes, draws.flips) if draws else ():
+        for values in (how.boxes, how.flips) if isinstance(how, Draws) else ():
             found.update(b"-" if values is None else values.numpy().tobytes())
         augment = self.augment
-        how = augment.transform.evaluate if draws is None else "as drawn"
+        view = (augment.transform.evaluate, how) if isinstance(how, View) else "as drawn"
         found.update(
-            repr((how, augment.size, augment.mean, augment.std, augment.crop_pct, self.batch_size.size)).encode()
+            repr((view, augment.size, augment.mean, augment.std, augment.crop_pct, self.batch_size.size)).encode()
         )
         return found.hexdigest()
+
+
+def _of(how: Draws | View, rows: slice) -> Draws | View:
+    return how if isinstance(how, View) else how[rows]
 
 
 def source(module: nn.Module) -> str:

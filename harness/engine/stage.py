@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -13,26 +14,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler
+from torch.optim.swa_utils import update_bn
 
-from harness import api
 from harness.api import Backbone, Stage
 from harness.config import Precision
-from harness.data.augment import Augment, Draws
+from harness.data.augment import Augment, Draws, View
+from harness.engine.average import Average
 from harness.engine.batches import BatchSize, Split
 from harness.engine.checkpoint import Checkpoints, Position, Saved, digest, optimizer_tensors, restore_optimizer
 from harness.engine.cut import CutError, cut
 from harness.engine.device import autocast, free_memory, most_memory, out_of_memory
 from harness.engine.features import FeatureCache, Features, Rows, source
 from harness.engine.forms import InferenceForms, keep_in_bf16
-from harness.engine.model import is_trained, prepare, set_train_mode
+from harness.engine.model import is_trained, norms_held, prepare, set_train_mode, trained_blocks
+from harness.engine.rates import Rates, optimizer_of
 from harness.engine.seeds import generator, seed_for
-from harness.engine.steps import Shown, Steps, own_stream
+from harness.engine.steps import Shown, Steps, add_noise, own_stream
 from harness.errors import BrokenPluginError, Stopped, TrainingError
 from harness.measure.clock import now
 from harness.results import EpochResult, Event, Note, Prediction, Progress, StageResult, StageStarted
 
-__all__ = ["Trainer", "forward", "learning_rates"]
+__all__ = ["Trainer", "forward"]
 
 State = dict[str, Tensor]
 
@@ -67,13 +69,14 @@ def forward(
 class _Frozen:
     """A stage whose network is cut: what is trained, and the features that it is trained on.
 
-    ``evaluated`` holds the features of val and test, ``kept`` those of the training images where nothing is drawn.
+    ``evaluated`` holds the features of views of val and test, ``kept`` those of the training images where nothing is
+    drawn.
     """
 
     tail: nn.Module
     forms: InferenceForms
     features: Features
-    evaluated: dict[str, Rows] = field(default_factory=dict)
+    evaluated: dict[tuple[str, View], Rows] = field(default_factory=dict)
     kept: Rows | None = None
 
 
@@ -88,16 +91,29 @@ class _Epoch:
 
 @dataclass
 class _Work:
-    """A stage in progress."""
+    """A stage in progress.
+
+    ``epochs`` are those that have ended. ``best`` holds the best one's weights where ``keep_best`` is.
+    """
 
     stage: Stage
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler | None
+    rates: Rates
+    average: Average
     position: Position
+    epochs: list[EpochResult]
+    keep_best: bool
     steps: Steps = field(init=False)
     frozen: _Frozen | None = None
     best: State | None = None
     saved: Saved | None = None
+
+    @property
+    def over(self) -> bool:
+        """Tell whether there is no epoch to come."""
+        stage, done = self.stage, self.position.epoch - 1
+        waited = done - _best(self.epochs).epoch if self.epochs else 0
+        return done >= stage.epochs or (stage.patience is not None and waited >= stage.patience)
 
     @property
     def taken(self) -> int:
@@ -171,40 +187,56 @@ class Trainer:
             BrokenPluginError: the backbone's logits do not fit the classes.
             Stopped: somebody wanted the run to stop; the checkpoint says where it stood.
         """
-        with own_stream(self.device):
+        with own_stream(self.device), norms_held(self.module, stage):
             return self._run_stage(stage, index, following, saved, recorded)
 
     def _run_stage(
         self, stage: Stage, index: int, following: Stage | None, saved: Saved | None, recorded: Sequence[EpochResult]
     ) -> State | None:
         wanted = following.start_from if following else stage.checkpoint
+        blocks = trained_blocks(self.module, self.backbone, stage)
         parameters = prepare(self.module, self.backbone, stage)
         self._trained.update(map(id, parameters))
         trainable = sum(parameter.numel() for parameter in parameters)
         self.emit(StageStarted(stage.name, index, stage.epochs, trainable))
-        optimizer = _optimizer(stage, parameters)
-        work = _Work(stage, optimizer, _scheduler(stage, optimizer), Position(index))
+        optimizer = optimizer_of(stage, blocks)
+        work = _Work(
+            stage,
+            optimizer,
+            Rates(stage, optimizer, self._batches(stage)),
+            Average(stage, self._moved()),
+            Position(index),
+            list(recorded),
+            "best" in (stage.checkpoint, wanted),
+        )
         if saved is not None:
             self._restore(work, saved)
         begin = now()
         try:
             work.frozen = self._freeze(stage)
-            way: dict[str, Any] = {"training": "head on features"}
+            way: dict[str, Any] = {
+                "training": "head on features" if stage.trainable == "head" else "last blocks on features"
+            }
         except CutError as error:
             way = {"training": "whole network", "because": str(error)}
-        work.steps = Steps(self._losses(work), parameters, optimizer, self.device)
+        work.steps = self._steps(work)
         work.position.seconds += now() - begin  # the first epoch bears the cost
 
-        epochs = list(recorded)
-        while work.position.epoch <= stage.epochs:
+        while not work.over:
+            if work.position.epoch in stage.unfreeze_at:
+                work.steps = self._steps(work)
             result = self._epoch(work)
-            epochs.append(result)
             self.emit(result)
-            if "best" in (stage.checkpoint, wanted) and _best(epochs) is result:
-                work.best = self._copy()
             work.position = Position(index, result.epoch + 1)
             self._pause(work)
         begin = now()
+        epochs = work.epochs
+        if len(epochs) < stage.epochs:
+            self._note(f"{stage.name} ends after epoch {len(epochs)}: no better one for {stage.patience} epochs")
+        if work.average.mean:
+            with self._averaged(work):
+                mean = self._copy()
+            self.load(mean)
         tested = epochs[-1]
         start = work.best
         if stage.checkpoint == "best" and work.best is not None:
@@ -247,14 +279,18 @@ class Trainer:
 
     def _state(self, work: _Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
         optimizer, plain = optimizer_tensors(work.optimizer)
-        groups = {"module": self._moved(), "best": work.best or {}, "optimizer": optimizer}
+        groups = {
+            "module": self._moved(),
+            "best": work.best or {},
+            "optimizer": optimizer,
+            "average": work.average.mean,
+        }
         if work.position.batch:  # in the middle of an epoch
             groups["random"] = {"cpu": torch.get_rng_state()}
             if self.device.type == "cuda":
                 groups["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
         tensors = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
-        scheduler = work.scheduler.state_dict() if work.scheduler else None
-        return tensors, {"optimizer": plain, "scheduler": scheduler, "best": work.best is not None}
+        return tensors, {"optimizer": plain, "best": work.best is not None, "averaged": work.average.number}
 
     def _moved(self) -> State:
         """Return what training may have changed: all buffers, and the parameters that some stage has trained."""
@@ -274,7 +310,7 @@ class Trainer:
             moved[name].copy_(value)
 
     def _restore(self, work: _Work, saved: Saved) -> None:
-        groups: dict[str, State] = {"module": {}, "best": {}, "optimizer": {}, "random": {}}
+        groups: dict[str, State] = {"module": {}, "best": {}, "optimizer": {}, "average": {}, "random": {}}
         for key, value in saved.tensors.items():
             group, _, name = key.partition("/")
             groups[group][name] = value
@@ -282,11 +318,11 @@ class Trainer:
         if saved.plain["best"]:
             work.best = groups["best"]
         restore_optimizer(work.optimizer, groups["optimizer"], saved.plain["optimizer"])
-        if work.scheduler is not None:
-            work.scheduler.load_state_dict(saved.plain["scheduler"])
-            # Steps of the process before count: the rule would warn that it is stepped before its optimiser.
-            work.optimizer._opt_called = True  # type: ignore[attr-defined]
+        work.average.restore(groups["average"], saved.plain["averaged"])
         work.position = saved.position
+        epochs = saved.position.epoch - 1
+        batches = epochs * self._batches(work.stage) + saved.position.batch
+        work.rates.step(batches if work.stage.lr.step_every == "batch" else epochs)
         if groups["random"]:
             work.saved = Saved(saved.position, {}, groups["random"])
 
@@ -298,6 +334,8 @@ class Trainer:
         """
         if stage.trainable == "all":
             raise CutError("every layer is trained")
+        if stage.unfreeze_at:
+            raise CutError("layers are unfrozen on the way")
         set_train_mode(self.module, stage)
         train = self.splits["train"]
         images = train.batch(torch.arange(min(len(train.labels), _SAMPLE)), self.device)
@@ -339,20 +377,33 @@ class Trainer:
         return found
 
     def _predict(self, split: str, work: _Work) -> NDArray[np.float32]:
-        """Return logits (n, classes) of a split, in its order, in eval mode."""
+        """Return logits (n, classes) of a split, in its order, in eval mode.
+
+        Of several views it is the logarithm of their mean probabilities.
+        """
+        of_views = [self._look(split, work, number) for number in range(len(self.augment.views))]
+        if len(of_views) == 1:
+            return of_views[0].numpy()
+        logs = torch.stack([F.log_softmax(logits.double(), dim=1) for logits in of_views])
+        return (logs.logsumexp(dim=0) - math.log(len(logs))).float().numpy()
+
+    def _look(self, split: str, work: _Work, number: int) -> Tensor:
+        """Return the logits of one view of a split's images."""
         images, phase = self.splits[split], f"{work.stage.name}: {split}"
-        n = len(images.labels)
+        n, views = len(images.labels), self.augment.views
+        view = views[number]
 
         def watch(done: int) -> None:
-            self.emit(Progress(phase, done, n))
+            self.emit(Progress(phase, number * n + done, len(views) * n))
 
         def crops(part: slice) -> Tensor:
-            return self.augment.crop(images.batch(torch.arange(n)[part], self.device), None)
+            return self.augment.crop(images.batch(torch.arange(n)[part], self.device), view)
 
         if work.frozen is not None:
-            if split not in work.frozen.evaluated:
-                work.frozen.evaluated[split] = work.frozen.features.rows(images, torch.arange(n), None, watch)
-            made = work.frozen.evaluated[split]
+            if (split, view) not in work.frozen.evaluated:
+                rows = work.frozen.features.rows(images, torch.arange(n), view, watch)
+                work.frozen.evaluated[split, view] = rows
+            made = work.frozen.evaluated[split, view]
         if work.frozen:
             network: nn.Module = work.frozen.tail
         elif self.device.type == "cuda":  # it takes longer to make a form of it than to compute all images
@@ -366,15 +417,15 @@ class Trainer:
             return tuple(feature[part].clone() for feature in made)  # a layer may compute in place
 
         self.module.eval()
-        rows = []
+        found = []
         with torch.inference_mode():
             for done, logits in self._batch_size.over(n, lambda part: self._forward(network, inputs(part))[0]):
-                rows.append(logits.cpu())
+                found.append(logits.cpu())
                 watch(done)
-        predicted = torch.cat(rows)
+        predicted = torch.cat(found)
         if not predicted.isfinite().all():
             raise _diverged(work.stage.name, f"its predictions of {split} are not finite")
-        return predicted.numpy()
+        return predicted
 
     def _forward(self, network: nn.Module, inputs: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
         return forward(network, inputs, self.backbone, self._classes, self.precision)
@@ -399,7 +450,7 @@ class Trainer:
         return Shown(tuple(each.to(place) for each in (epoch.items, *draws.tensors())), labels, augmented)
 
     def _epoch(self, work: _Work) -> EpochResult:
-        stage, position, optimizer, scheduler = work.stage, work.position, work.optimizer, work.scheduler
+        stage, position, optimizer = work.stage, work.position, work.optimizer
         steps, epoch = work.steps, position.epoch
         begin = now() - position.seconds
         plan = self._plan(stage, epoch)
@@ -440,8 +491,9 @@ class Trainer:
                     f"to train on {stage.batch_size} images at a time, which is part of the recipe; "
                     f"--set {stage.name}.batch_size={stage.batch_size // 2 or 1} is another one: {error}"
                 ) from error
-            if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "batch"):
-                scheduler.step()
+            work.average.after_step()
+            if stage.lr.step_every == "batch":
+                work.rates.step()
             position.batch = number
             if self.device.type == "cpu" or number == len(batches) or now() - told >= _TOLD_SECONDS:
                 done = min(number * stage.batch_size, n)
@@ -462,33 +514,70 @@ class Trainer:
         if not math.isfinite(position.loss_sum):
             raise _diverged(stage.name, f"the loss of epoch {epoch} is {position.loss_sum}")
         speed = n / (now() - begin)
-        if scheduler is not None and (stage.lr.kind == "cyclic" and stage.lr.step_every == "epoch"):
-            scheduler.step()
-        logits_val = torch.from_numpy(self._predict("val", work))
-        labels_val = self.splits["val"].labels
-        return EpochResult(
-            stage=stage.name,
-            epoch=epoch,
-            lr=optimizer.param_groups[0]["lr"],
-            train_loss=position.loss_sum / n,
-            train_accuracy=position.correct / n,
-            val_loss=float(F.cross_entropy(logits_val.double(), labels_val)),
-            val_accuracy=float((logits_val.argmax(dim=1) == labels_val).double().mean()),
-            seconds=now() - begin,
-            images_per_second=speed,
-        )
+        if stage.lr.step_every == "epoch":
+            work.rates.step()
+        work.average.after_epoch(epoch)
+        with self._averaged(work):
+            logits_val = torch.from_numpy(self._predict("val", work))
+            labels_val = self.splits["val"].labels
+            result = EpochResult(
+                stage=stage.name,
+                epoch=epoch,
+                lr=optimizer.param_groups[0]["lr"],
+                train_loss=position.loss_sum / n,
+                train_accuracy=position.correct / n,
+                val_loss=float(F.cross_entropy(logits_val.double(), labels_val)),
+                val_accuracy=float((logits_val.argmax(dim=1) == labels_val).double().mean()),
+                seconds=now() - begin,
+                images_per_second=speed,
+            )
+            work.epochs.append(result)
+            if work.keep_best and _best(work.epochs) is result:
+                work.best = self._copy()
+        return result
+
+    @contextmanager
+    def _averaged(self, work: _Work) -> Iterator[None]:
+        """Give the network the weights that are evaluated, where those are an average."""
+        stage = work.stage
+        with work.average.in_place() as averaged:
+            if averaged and stage.swa is not None and stage.batch_norm == "train":
+                plan = self._plan(stage, len(work.epochs) or 1)
+                with autocast(self.device, self.precision):
+                    update_bn(self._augmented(plan, stage.batch_size), self.module)
+            yield
+
+    def _augmented(self, plan: _Epoch, batch_size: int) -> Iterator[Tensor]:
+        train = self.splits["train"]
+        for rows in plan.order.split(batch_size):
+            yield self.augment.inputs(train.batch(plan.items[rows], self.device), plan.draws[rows])
+
+    def _batches(self, stage: Stage) -> int:
+        return math.ceil(len(self.splits["train"].labels) / stage.batch_size)
+
+    def _steps(self, work: _Work) -> Steps:
+        """Return what takes the steps of the coming epochs, until layers are unfrozen."""
+        stage = work.stage
+        parameters = prepare(self.module, self.backbone, stage, work.position.epoch)
+
+        def disturb() -> None:
+            step = (work.position.epoch - 1) * self._batches(stage) + work.position.batch
+            add_noise(parameters, stage.gradient_noise, step)
+
+        noise = disturb if stage.gradient_noise else None
+        return Steps(self._losses(work), parameters, work.optimizer, self.device, noise)
 
     def _losses(self, work: _Work) -> Callable[[Rows, Tensor], tuple[Tensor, Tensor, Tensor]]:
         """Return what finds logits, their loss, and that with the auxiliary heads'."""
         network = self.module if work.frozen is None else work.frozen.tail
-        weights, share = self._class_weights(work.stage), work.stage.auxiliary_weight
+        criterion, share = work.stage.loss.make(self._class_weights(work.stage)), work.stage.auxiliary_weight
 
         def losses(inputs: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits, auxiliary = self._forward(network, inputs)
-            loss = F.cross_entropy(logits, labels, weight=weights)
+            loss = criterion(logits, labels)
             total = loss
             for other in auxiliary:
-                total = total + share * F.cross_entropy(other, labels, weight=weights)
+                total = total + share * criterion(other, labels)
             return logits, loss, total
 
         return losses
@@ -521,47 +610,6 @@ class Trainer:
 
 def _diverged(stage: str, what: str) -> TrainingError:
     return TrainingError(f"training diverged in {stage}: {what}; lower the learning rate (--set {stage}.lr...)")
-
-
-def _optimizer(stage: Stage, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    options = stage.optimizer
-    common: dict[str, Any] = {"lr": stage.lr.base, "weight_decay": options.weight_decay, "fused": True}
-    if isinstance(options, api.SGD):
-        return torch.optim.SGD(parameters, momentum=options.momentum, **common)
-    return torch.optim.Adam(parameters, **common)
-
-
-def _scheduler(stage: Stage, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
-    rule = stage.lr
-    if isinstance(rule, api.ConstantLR):
-        return None
-    high = stage.optimizer.momentum if isinstance(stage.optimizer, api.SGD) else 0.0
-    return CyclicLR(
-        optimizer,
-        base_lr=rule.base,
-        max_lr=rule.max,
-        step_size_up=rule.step_size_up,
-        mode=rule.mode,
-        cycle_momentum=rule.cycle_momentum,
-        base_momentum=rule.low_momentum,
-        max_momentum=high,
-    )
-
-
-def learning_rates(stage: Stage, steps: int, steps_per_epoch: int) -> list[float]:
-    """Return the rate of each of a stage's first steps, as its rule computes it."""
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = _optimizer(stage, [parameter])
-    scheduler = _scheduler(stage, optimizer)
-    rates: list[float] = []
-    parameter.grad = torch.zeros(1)
-    for step in range(1, steps + 1):
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        by_epoch = isinstance(stage.lr, api.CyclicLR) and stage.lr.step_every == "epoch"
-        if scheduler is not None and (not by_epoch or step % steps_per_epoch == 0):
-            scheduler.step()
-    return rates
 
 
 def _best(epochs: list[EpochResult]) -> EpochResult:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harness.engine.device import out_of_memory
 
-__all__ = ["Shown", "Steps", "own_stream"]
+__all__ = ["Shown", "Steps", "add_noise", "own_stream"]
 
 _BEFORE = 3  # steps that libraries need to set themselves up, before a graph can be captured
 
@@ -65,6 +65,7 @@ class Steps:
         optimizer: of these parameters. It is not part of the graph, as its rates change from step to step; its kernels
             are launched while the graph is computed.
         device: where.
+        disturb: called between a batch's gradients and the optimiser's step.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Steps:
         parameters: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         device: torch.device,
+        disturb: Callable[[], None] | None = None,
     ) -> None:
         self._losses, self._parameters, self._optimizer, self._device = losses, parameters, optimizer, device
+        self._disturb = disturb
         self.because: str | None = None  # there is no graph
         self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # losses of images, and how many are right
         self._shown = Shown((), torch.empty(0), lambda rows: rows)
@@ -104,7 +107,7 @@ class Steps:
         if self._graph is not None and len(rows) == len(self._rows):
             self._rows.copy_(rows)
             self._graph.replay()
-            self._optimizer.step()
+            self._step()
             return
         taken = self._taken[len(rows)] = self._taken.get(len(rows), 0) + 1
         capturing = self._graph is None and self.because is None and taken == _BEFORE and self._device.type == "cuda"
@@ -114,12 +117,17 @@ class Steps:
             self.because = found[0] if found else None
         else:
             self._compute(rows)
-        self._optimizer.step()
+        self._step()
         if self._graph is not None:
             for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
                 parameter.grad = gradient
         elif capturing and self.because is None:
             self._capture(rows)
+
+    def _step(self) -> None:
+        if self._disturb is not None:
+            self._disturb()
+        self._optimizer.step()
 
     def totals(self) -> tuple[float, int]:
         """Return the epoch's sum of losses, an image each, and how many images were right; this waits for the GPU."""
@@ -158,6 +166,13 @@ class Steps:
             self.because = f"CUDA graphs do not take it ({type(error).__name__}: {str(error).splitlines()[0]})"
             return
         self._graph, self._gradients = graph, [parameter.grad for parameter in self._parameters]
+
+
+def add_noise(parameters: Sequence[nn.Parameter], eta: float, step: int) -> None:
+    """Add normal noise of the variance eta / (1 + step)^0.55 to gradients (Neelakantan et al. 2015)."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.add_(torch.randn_like(parameter.grad), alpha=(eta / (1 + step) ** 0.55) ** 0.5)
 
 
 @contextmanager

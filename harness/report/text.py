@@ -74,8 +74,9 @@ def duration(seconds: float) -> str:
 
 def execution(how: Mapping[str, Any]) -> str:
     """Say how a stage was computed, from :attr:`harness.results.StageRecord.execution`."""
-    if how["training"] == "head on features":
-        said = f"The head was trained on features of the frozen layers: {count(how['features_computed'])} computed"
+    if "features_computed" in how:
+        trained = "head was" if how["training"] == "head on features" else "last blocks were"
+        said = f"The {trained} trained on features of the frozen layers: {count(how['features_computed'])} computed"
         if how["features_taken"]:
             elsewhere = duration(how["features_taken_seconds"])
             said += f", {count(how['features_taken'])} taken from earlier runs, where they took {elsewhere}"

@@ -9,14 +9,11 @@ def test_my_net_conforms():
 from __future__ import annotations
 
 import gc
-import socket
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,31 +21,50 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from harness import registry
-from harness.api import SGD, Backbone, ConstantLR, Dataset, DatasetOptions, Ensemble, Family, Schedule, Stage
+from harness.api import (
+    SGD,
+    Backbone,
+    ConstantLR,
+    Dataset,
+    DatasetOptions,
+    Ensemble,
+    Family,
+    LearningRate,
+    Loss,
+    Optimizer,
+    Schedule,
+    Stage,
+)
 from harness.config import CheckTask, Precision, apply_to_dataset, parse_set
 from harness.data.augment import Augment
 from harness.engine.batches import Split
 from harness.engine.checkpoint import digest
 from harness.engine.device import autocast, resolve_device
 from harness.engine.model import build, prepare, set_train_mode
-from harness.engine.stage import Trainer, forward, learning_rates
+from harness.engine.rates import learning_rates
+from harness.engine.stage import Trainer, forward
 from harness.errors import PluginNotFoundError
-from harness.results import CheckResult, Event, Note, Progress, StageResult
+from harness.results import CheckResult, Event, StageResult
+from harness.testing.checks import NonconformingError, Tell, offline, require, run_checks
+from harness.testing.pieces import check_loss, check_optimizer, check_rate
 
-__all__ = ["check_backbone", "check_dataset", "check_ensemble", "check_family", "check_schedule", "execute"]
+__all__ = [
+    "check_backbone",
+    "check_dataset",
+    "check_ensemble",
+    "check_family",
+    "check_loss",
+    "check_optimizer",
+    "check_rate",
+    "check_schedule",
+    "execute",
+]
 
 CLASSES = 3  # of the new head: no number that a network has by chance
 BATCHES = (1, 2, 5)
 _APART = 1e-3  # of the largest logit; another order of summing is apart by about 1e-6
 _STEPS_PER_EPOCH, _MOST_STEPS = 20, 2000
 _HEAD = Stage(name="head", epochs=1, trainable="head", batch_norm="eval", optimizer=SGD(), lr=ConstantLR(base=0.1))
-
-_S = TypeVar("_S")
-Tell = Callable[[Event], None]
-
-
-class NonconformingError(Exception):
-    """A plugin does not hold to something; the message says to what, in its author's terms."""
 
 
 def execute(task: CheckTask, emit: Tell, _stopping: Callable[[], bool] = lambda: False) -> None:
@@ -65,6 +81,12 @@ def execute(task: CheckTask, emit: Tell, _stopping: Callable[[], bool] = lambda:
         found = check_family(loaded, emit)
     elif isinstance(loaded, Schedule):
         found = check_schedule(loaded, emit)
+    elif isinstance(loaded, LearningRate):
+        found = check_rate(loaded, emit)
+    elif isinstance(loaded, Optimizer):
+        found = check_optimizer(loaded, emit)
+    elif isinstance(loaded, Loss):
+        found = check_loss(loaded, emit)
     elif isinstance(loaded, Ensemble):
         found = check_ensemble(loaded, emit)
     else:
@@ -72,27 +94,6 @@ def execute(task: CheckTask, emit: Tell, _stopping: Callable[[], bool] = lambda:
         found = check_dataset(loaded, task.name, options, emit)
     for result in found:
         emit(result)
-
-
-def _check(subject: _S, checks: Sequence[Callable[[_S], None]], tell: Tell) -> Iterator[CheckResult]:
-    for number, check in enumerate(checks):
-        name = (check.__doc__ or "").strip().rstrip(".")
-        tell(Note(name))
-        tell(Progress(name, number, len(checks)))
-        try:
-            with _offline():
-                check(subject)
-        except NonconformingError as error:
-            yield CheckResult(name, str(error))
-        except Exception as error:  # a plugin's own: whatever it raises
-            yield CheckResult(name, f"{type(error).__name__}: {error}", traceback.format_exc())
-        else:
-            yield CheckResult(name)
-
-
-def _require(condition: object, otherwise: str) -> None:
-    if not condition:
-        raise NonconformingError(otherwise)
 
 
 # --- backbones --------------------------------------------------------------------------------------------------------
@@ -139,49 +140,29 @@ def check_backbone(
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for name in devices:
         device = resolve_device(name, "fp32", lambda _text: None)
-        for result in _check(_Backbone(backbone, weights, device), _OF_BACKBONES, tell):
+        for result in run_checks(_Backbone(backbone, weights, device), _OF_BACKBONES, tell):
             yield result if name == "cpu" else replace(result, name=f"{result.name}, on a GPU")
 
 
 def _describes_its_input(subject: _Backbone) -> None:
     """It says what its input is."""
     backbone = subject.backbone
-    _require(isinstance(backbone.input_size, int) and backbone.input_size > 0, f"input_size is {backbone.input_size!r}")
-    _require(0 < backbone.crop_pct <= 1, f"crop_pct is {backbone.crop_pct!r}, which should be a share of 1")
+    require(isinstance(backbone.input_size, int) and backbone.input_size > 0, f"input_size is {backbone.input_size!r}")
+    require(0 < backbone.crop_pct <= 1, f"crop_pct is {backbone.crop_pct!r}, which should be a share of 1")
     for name in ("mean", "std"):
         values = getattr(backbone, name)
-        _require(len(values) == 3, f"{name} has {len(values)} numbers; expected one for each of R, G and B")
-    _require(
+        require(len(values) == 3, f"{name} has {len(values)} numbers; expected one for each of R, G and B")
+    require(
         all(0 <= level <= 1 for level in backbone.mean), f"mean is {backbone.mean}, which should be levels of 0 to 1"
     )
-    _require(all(level > 0 for level in backbone.std), f"std is {backbone.std}, which should be positive")
+    require(all(level > 0 for level in backbone.std), f"std is {backbone.std}, which should be positive")
 
 
 def _builds_offline(subject: _Backbone) -> None:
     """It is built without a network, its weights given."""
-    with _offline() as addresses:
+    with offline() as addresses:
         subject.build()
-    _require(not addresses, f"it connects to {addresses[0]} while it is built" if addresses else "")
-
-
-@contextmanager
-def _offline() -> Iterator[list[object]]:
-    """Refuse connections, and yield a list of the addresses that were asked for."""
-    addresses: list[object] = []
-
-    before = socket.socket.connect, socket.socket.connect_ex
-
-    def refuse(line: socket.socket, address: Any) -> None:
-        if line.family == getattr(socket, "AF_UNIX", None):  # of this machine: so processes hand tensors to each other
-            return before[0](line, address)
-        addresses.append(address)
-        raise OSError("there is no network while a plugin is checked")
-
-    socket.socket.connect = socket.socket.connect_ex = refuse  # type: ignore[method-assign, assignment]
-    try:
-        yield addresses
-    finally:
-        socket.socket.connect, socket.socket.connect_ex = before  # type: ignore[method-assign]
+    require(not addresses, f"it connects to {addresses[0]} while it is built" if addresses else "")
 
 
 def _gives_logits(subject: _Backbone) -> None:
@@ -189,7 +170,7 @@ def _gives_logits(subject: _Backbone) -> None:
     module = subject.build()
     images = subject.images(max(BATCHES))
     whole = subject.logits(module, images)
-    _require(whole.isfinite().all(), "its logits are not finite")
+    require(whole.isfinite().all(), "its logits are not finite")
     for n in BATCHES:
         _same(whole[:n], subject.logits(module, images[:n]), f"an image has other logits in a batch of {n}")
 
@@ -206,8 +187,8 @@ def _trains_its_head_alone(subject: _Backbone) -> None:
     optimizer.step()
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     head = {name for name in before if name.startswith(f"{subject.backbone.head}.")}
-    _require(head & moved, f"its head, {subject.backbone.head!r}, does not learn")
-    _require(moved <= head, f"{_some(moved - head)} changed, though not trained")
+    require(head & moved, f"its head, {subject.backbone.head!r}, does not learn")
+    require(moved <= head, f"{_some(moved - head)} changed, though not trained")
 
 
 def _trains_every_layer(subject: _Backbone) -> None:
@@ -217,12 +198,12 @@ def _trains_every_layer(subject: _Backbone) -> None:
     trained = prepare(module, subject.backbone, stage)
     set_train_mode(module, stage)
     logits, auxiliary = forward(module, (subject.images(4),), subject.backbone, CLASSES, "fp32")
-    _require(auxiliary == (), "it gives auxiliary logits though built without auxiliary heads")
+    require(auxiliary == (), "it gives auxiliary logits though built without auxiliary heads")
     nn.functional.cross_entropy(logits, torch.arange(4, device=logits.device) % CLASSES).backward()
     head = {id(value) for value in module.get_submodule(subject.backbone.head).parameters()}
     gradients = [value.grad for value in trained if value.grad is not None and id(value) not in head]
-    _require(gradients, "no gradient reaches the layers before its head")
-    _require(all(gradient.isfinite().all() for gradient in gradients), "its gradients are not finite")
+    require(gradients, "no gradient reaches the layers before its head")
+    require(all(gradient.isfinite().all() for gradient in gradients), "its gradients are not finite")
 
 
 def _has_its_auxiliary_heads(subject: _Backbone) -> None:
@@ -232,23 +213,23 @@ def _has_its_auxiliary_heads(subject: _Backbone) -> None:
         return
     module = subject.build(auxiliary=True).train()
     _, auxiliary = forward(module, (subject.images(2),), subject.backbone, CLASSES, "fp32")
-    _require(
+    require(
         len(auxiliary) == len(names), f"it names {len(names)} auxiliary heads, and gives logits of {len(auxiliary)}"
     )
     shapes = {tuple(logits.shape) for logits in auxiliary}
-    _require(shapes == {(2, CLASSES)}, f"its auxiliary logits are of shape {_some(map(str, shapes))}")
+    require(shapes == {(2, CLASSES)}, f"its auxiliary logits are of shape {_some(map(str, shapes))}")
 
 
 def _repeats(subject: _Backbone) -> None:
     """The same seed gives the same network, and the same network the same logits."""
     first, second = subject.build(), subject.build()
-    _require(digest(first.state_dict()) == digest(second.state_dict()), "the same seed gives other weights")
+    require(digest(first.state_dict()) == digest(second.state_dict()), "the same seed gives other weights")
     images = subject.images(2)
     logits = subject.logits(first, images)
-    _require(torch.equal(logits, subject.logits(first, images)), "it gives other logits for the same images")
+    require(torch.equal(logits, subject.logits(first, images)), "it gives other logits for the same images")
     other = subject.build(seed=1)
     head = f"{subject.backbone.head}.weight"
-    _require(not torch.equal(first.state_dict()[head], other.state_dict()[head]), "another seed gives the same head")
+    require(not torch.equal(first.state_dict()[head], other.state_dict()[head]), "another seed gives the same head")
 
 
 def _survives_safetensors(subject: _Backbone) -> None:
@@ -277,7 +258,7 @@ def _computes_in_bf16(subject: _Backbone) -> None:
     module, images = subject.build(), subject.images(2)
     with autocast(subject.device, "bf16"):
         logits = subject.logits(module, images, "bf16")
-    _require(logits.isfinite().all(), "its logits in bf16 are not finite")
+    require(logits.isfinite().all(), "its logits in bf16 are not finite")
 
 
 def _computes_channels_last(subject: _Backbone) -> None:
@@ -296,7 +277,7 @@ def _is_let_go(subject: _Backbone) -> None:
     there = weakref.ref(module)
     del module
     gc.collect()
-    _require(there() is None, "something keeps its network in memory")
+    require(there() is None, "something keeps its network in memory")
 
 
 _OF_BACKBONES = (
@@ -317,7 +298,7 @@ _OF_BACKBONES = (
 
 def _same(expected: Tensor, found: Tensor, otherwise: str) -> None:
     apart = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))
-    _require(apart < _APART, f"{otherwise} (apart by {apart:.1g} of the largest)")
+    require(apart < _APART, f"{otherwise} (apart by {apart:.1g} of the largest)")
 
 
 def _some(names: Any) -> str:
@@ -330,15 +311,15 @@ def _some(names: Any) -> str:
 
 def check_family(family: Family, tell: Tell = lambda _event: None) -> Iterator[CheckResult]:
     """Check a family itself; its members are backbones."""
-    return _check(family, _OF_FAMILIES, tell)
+    return run_checks(family, _OF_FAMILIES, tell)
 
 
 def _lists_its_names(family: Family) -> None:
     """It lists names, each once."""
     names = list(family.names())
-    _require(names, "it lists none")
-    _require(len(set(names)) == len(names), "it lists some name twice")
-    _require(all(name and ":" not in name and "," not in name for name in names), "a name has a colon or a comma")
+    require(names, "it lists none")
+    require(len(set(names)) == len(names), "it lists some name twice")
+    require(all(name and ":" not in name and "," not in name for name in names), "a name has a colon or a comma")
 
 
 def _gives_backbones(family: Family) -> None:
@@ -348,7 +329,7 @@ def _gives_backbones(family: Family) -> None:
             made = family.backbone(name)
         except PluginNotFoundError:  # it lists some that harness cannot use
             continue
-        _require(isinstance(made, Backbone), f"for {name!r} it gives a {type(made).__name__}")
+        require(isinstance(made, Backbone), f"for {name!r} it gives a {type(made).__name__}")
         return
     raise NonconformingError("it gives none for any name that it lists")
 
@@ -370,30 +351,36 @@ _OF_FAMILIES = (_lists_its_names, _gives_backbones, _refuses_other_names)
 
 def check_schedule(schedule: Schedule, tell: Tell = lambda _event: None) -> Iterator[CheckResult]:
     """Check a schedule."""
-    return _check(schedule, _OF_SCHEDULES, tell)
+    return run_checks(schedule, _OF_SCHEDULES, tell)
 
 
 def _survives_json(schedule: Schedule) -> None:
     """It is the same after it was stored and read."""
     again = Schedule.model_validate_json(schedule.model_dump_json())
-    _require(again.model_dump() == schedule.model_dump(), "what is read is not what was stored")
+    require(again.model_dump() == schedule.model_dump(), "what is read is not what was stored")
 
 
 def _has_rates(schedule: Schedule) -> None:
     """Each stage has a positive learning rate at every step."""
     for stage in schedule.stages:
         steps = min(stage.epochs * _STEPS_PER_EPOCH, _MOST_STEPS)
-        rates = learning_rates(stage, steps, _STEPS_PER_EPOCH)
+        rates = learning_rates(stage, _STEPS_PER_EPOCH, steps)
         bad = [(step, rate) for step, rate in enumerate(rates) if not 0 < rate < float("inf")]
-        _require(not bad, f"{stage.name} has the rate {bad[0][1]} at step {bad[0][0]}" if bad else "")
+        require(not bad, f"{stage.name} has the rate {bad[0][1]} at step {bad[0][0]}" if bad else "")
 
 
 class _Tiny(Backbone):
-    head = "2"
+    def __init__(self, blocks: int) -> None:
+        self.head = str(blocks + 2)
 
     def architecture(self, *, auxiliary: bool) -> nn.Module:
         del auxiliary
-        return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * 4 * 4, 1000))
+        blocks = [nn.Conv2d(3, 3, 1) for _ in range(int(self.head) - 2)]
+        return nn.Sequential(*blocks, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * 4 * 4, 1000))
+
+
+def _blocks(stage: Stage) -> int:
+    return len(stage.unfreeze_at) + (stage.trainable if isinstance(stage.trainable, int) else 0)
 
 
 def _trains(schedule: Schedule) -> None:
@@ -401,7 +388,7 @@ def _trains(schedule: Schedule) -> None:
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, 16, 16, 1), dtype=torch.uint8, generator=draws)
     split = Split(images, torch.arange(16) % 2)
-    backbone, device = _Tiny(), torch.device("cpu")
+    backbone, device = _Tiny(max(map(_blocks, schedule.stages))), torch.device("cpu")
     augment = Augment(schedule.transform, 16, (0.5,) * 3, (0.5,) * 3)
     module, _ = build(backbone, "tiny", weights="random", classes=2, auxiliary=False, seed=0, note=lambda _text: None)
     events: list[Event] = []
@@ -410,7 +397,7 @@ def _trains(schedule: Schedule) -> None:
     for index, stage in enumerate(schedule.stages):
         trainer.run_stage(stage.model_copy(update={"epochs": 1, "auxiliary_weight": 0.0}), index)
     ended = sum(isinstance(event, StageResult) for event in events)
-    _require(ended == len(schedule.stages), f"{ended} of {len(schedule.stages)} stages ended")
+    require(ended == len(schedule.stages), f"{ended} of {len(schedule.stages)} stages ended")
 
 
 _OF_SCHEDULES = (_survives_json, _has_rates, _trains)
@@ -421,7 +408,7 @@ _OF_SCHEDULES = (_survives_json, _has_rates, _trains)
 
 def check_ensemble(ensemble: Ensemble, tell: Tell = lambda _event: None) -> Iterator[CheckResult]:
     """Check an ensemble."""
-    return _check(ensemble, _OF_ENSEMBLES, tell)
+    return run_checks(ensemble, _OF_ENSEMBLES, tell)
 
 
 def _probabilities(members: int, n: int = 50) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -444,12 +431,12 @@ def _gives_labels_and_scores(ensemble: Ensemble) -> None:
         given = _probabilities(members)
         found = _fitted(ensemble, members).combine(given.copy())
         n = given.shape[1]
-        _require(found.labels.shape == (n,), f"of {members} members its labels have shape {found.labels.shape}")
-        _require(np.issubdtype(found.labels.dtype, np.integer), f"its labels are {found.labels.dtype}")
-        _require(((found.labels >= 0) & (found.labels < CLASSES)).all(), "a label is none of the classes")
-        _require(found.scores.shape == (n, CLASSES), f"of {members} members its scores have shape {found.scores.shape}")
-        _require(np.isfinite(found.scores).all() and (found.scores >= 0).all(), "a score is negative, or not finite")
-        _require(np.allclose(found.scores.sum(1), 1), "its scores do not sum to one")
+        require(found.labels.shape == (n,), f"of {members} members its labels have shape {found.labels.shape}")
+        require(np.issubdtype(found.labels.dtype, np.integer), f"its labels are {found.labels.dtype}")
+        require(((found.labels >= 0) & (found.labels < CLASSES)).all(), "a label is none of the classes")
+        require(found.scores.shape == (n, CLASSES), f"of {members} members its scores have shape {found.scores.shape}")
+        require(np.isfinite(found.scores).all() and (found.scores >= 0).all(), "a score is negative, or not finite")
+        require(np.allclose(found.scores.sum(1), 1), "its scores do not sum to one")
 
 
 def _agrees_with_a_single_member(ensemble: Ensemble) -> None:
@@ -458,7 +445,7 @@ def _agrees_with_a_single_member(ensemble: Ensemble) -> None:
         return
     given = _probabilities(1)
     found = ensemble.combine(given.copy())
-    _require((found.labels == given[0].argmax(1)).all(), "of one member, its labels are others than the member's")
+    require((found.labels == given[0].argmax(1)).all(), "of one member, its labels are others than the member's")
 
 
 def _does_not_mind_the_order(ensemble: Ensemble) -> None:
@@ -470,7 +457,7 @@ def _does_not_mind_the_order(ensemble: Ensemble) -> None:
         for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)):
             again = _fitted(ensemble, 4, order).combine(given[list(order)].copy())
             same = (first.labels == again.labels).all() and np.allclose(first.scores, again.scores, atol=1e-4)
-            _require(same, f"its members in the order {order} give something else")
+            require(same, f"its members in the order {order} give something else")
 
 
 def _leaves_its_input_alone(ensemble: Ensemble) -> None:
@@ -479,7 +466,7 @@ def _leaves_its_input_alone(ensemble: Ensemble) -> None:
     before = given.copy()
     labels = np.arange(given.shape[1]) % CLASSES
     ensemble.fit(given, labels).combine(given)
-    _require(np.array_equal(given, before), "it writes into its members' probabilities")
+    require(np.array_equal(given, before), "it writes into its members' probabilities")
 
 
 def _is_fitted_by_a_copy(ensemble: Ensemble) -> None:
@@ -487,7 +474,7 @@ def _is_fitted_by_a_copy(ensemble: Ensemble) -> None:
     before = {name: repr(value) for name, value in vars(ensemble).items()}
     _fitted(ensemble, 3)
     after = {name: repr(value) for name, value in vars(ensemble).items()}
-    _require(before == after, "fitting it changes it, so what it is fitted to leaks into what is fitted next")
+    require(before == after, "fitting it changes it, so what it is fitted to leaks into what is fitted next")
 
 
 _OF_ENSEMBLES = (
@@ -520,28 +507,28 @@ def check_dataset(
         options: of the data set; by default its defaults.
         tell: told of the progress.
     """
-    return _check(_Dataset(dataset, name, options or dataset.Options()), _OF_DATASETS, tell)
+    return run_checks(_Dataset(dataset, name, options or dataset.Options()), _OF_DATASETS, tell)
 
 
 def _loads_the_same(subject: _Dataset) -> None:
     """It gives the same splits each time."""
     first, second = (subject.dataset.load(subject.name, subject.options) for _ in range(2))
-    _require(first.fingerprint == second.fingerprint, "the second time, its splits are others")
+    require(first.fingerprint == second.fingerprint, "the second time, its splits are others")
 
 
 def _names_its_images(subject: _Dataset) -> None:
     """Its images have ids of their own, labels of its classes, groups and hashes."""
     splits = subject.dataset.load(subject.name, subject.options)
-    _require(len(splits.classes) > 1, f"it has {len(splits.classes)} classes")
+    require(len(splits.classes) > 1, f"it has {len(splits.classes)} classes")
     refs = [ref for of_split in splits.named().values() for ref in of_split]
     for name, of_split in splits.named().items():
-        _require(of_split, f"{name} is empty")
-    _require(len({ref.id for ref in refs}) == len(refs), "two images have the same id")
+        require(of_split, f"{name} is empty")
+    require(len({ref.id for ref in refs}) == len(refs), "two images have the same id")
     for ref in refs:
-        _require(0 <= ref.label < len(splits.classes), f"{ref.id} has the label {ref.label}, which is no class")
-        _require(ref.group, f"{ref.id} has no group")
+        require(0 <= ref.label < len(splits.classes), f"{ref.id} has the label {ref.label}, which is no class")
+        require(ref.group, f"{ref.id} has no group")
         well = len(ref.sha256) == 64 and set(ref.sha256) <= set("0123456789abcdef")
-        _require(well, f"{ref.id} has the sha256 {ref.sha256!r}")
+        require(well, f"{ref.id} has the sha256 {ref.sha256!r}")
 
 
 def _gives_its_images(subject: _Dataset) -> None:
@@ -550,14 +537,14 @@ def _gives_its_images(subject: _Dataset) -> None:
     for name, refs in splits.named().items():
         asked = [ref.id for ref in (refs[-1], refs[0], refs[len(refs) // 2])]
         found = list(splits.images.read(asked))
-        _require(len(found) == len(asked), f"of {len(asked)} images of {name} it gives {len(found)}")
+        require(len(found) == len(asked), f"of {len(asked)} images of {name} it gives {len(found)}")
         for image_id, image in zip(asked, found, strict=True):
-            _require(image.mode in ("L", "RGB"), f"{image_id} is of mode {image.mode}")
+            require(image.mode in ("L", "RGB"), f"{image_id} is of mode {image.mode}")
             (alone,) = splits.images.read([image_id])
-            _require(alone.tobytes() == image.tobytes(), f"{image_id} has other pixels when it is read alone")
+            require(alone.tobytes() == image.tobytes(), f"{image_id} has other pixels when it is read alone")
             if splits.images.grey and image.mode == "RGB":
                 red, *others = (channel.tobytes() for channel in image.split())
-                _require(others == [red, red], f"{image_id} is not grey, as its data set says")
+                require(others == [red, red], f"{image_id} is not grey, as its data set says")
 
 
 _OF_DATASETS = (_loads_the_same, _names_its_images, _gives_its_images)

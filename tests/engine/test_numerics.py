@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness import registry
 from harness.api import Backbone
-from harness.data.augment import Augment
+from harness.data.augment import Augment, View
 from harness.engine import stage as stages
 from harness.engine.batches import Split
 from harness.engine.cut import CutError, cut
@@ -69,7 +69,7 @@ def _train(splits: dict[str, Split], precision: str, monkeypatch: pytest.MonkeyP
     module.to(memory_format=torch.channels_last)
     augment = Augment(PAPER.transform, 224, backbone.mean, backbone.std)
     images = splits["test"].batch(torch.arange(64), torch.device("cpu"))
-    crops = augment.crop(images, None)
+    crops = augment.crop(images, View())
     prepare(module, backbone, STAGE)
     set_train_mode(module, STAGE)
     trunk = cut(module, backbone.logits, augment.normalize(crops[:2])).trunk

@@ -10,7 +10,7 @@ import pytest
 
 from harness import registry
 from harness.api import ConstantLR, Dataset, Schedule
-from harness.engine.stage import learning_rates
+from harness.engine.rates import learning_rates
 from harness.testing import conformance
 from harness_plugins.ensembles.voting import MeanProbability
 from harness_plugins.schedules.paper import PAPER
@@ -31,6 +31,20 @@ KIT = {
         {"changes nothing else": "does not learn", "Unfrozen": "no gradient reaches"},
     ),
     "BodyDetached": (conformance.check_backbone, {"Unfrozen": "no gradient reaches"}),
+    "RateDies": (conformance.check_rate, {"positive rate": "the rate 0.0 at step"}),
+    "DrawsRates": (conformance.check_rate, {"each time": "other rates"}),
+    "GrowsWhenStored": (conformance.check_rate, {"stored and read": "not what was stored"}),
+    "GoesUp": (conformance.check_optimizer, {"down a bowl": "and began at"}),
+    "IgnoresRates": (conformance.check_optimizer, {"at its own rate": "at a rate of 0 it moves"}),
+    "MovesFrozen": (conformance.check_optimizer, {"without a gradient": "has no gradient"}),
+    "KeepsToItself": (conformance.check_optimizer, {"goes on": "elsewhere"}),
+    "NoScalar": (
+        conformance.check_loss,
+        {"one finite number": "the shape (12,)", "lower where": "", "a mean": "", "are weighted": ""},
+    ),
+    "SumsUp": (conformance.check_loss, {"a mean": "twice"}),
+    "Backwards": (conformance.check_loss, {"lower where": "predictions are wrong"}),
+    "IgnoresWeights": (conformance.check_loss, {"are weighted": "no weight count"}),
     "FitsItself": (conformance.check_ensemble, {"leaves itself": "fitting it changes it"}),
     "NamesTwice": (
         conformance.check_family,
@@ -89,11 +103,11 @@ def test_a_schedule_with_a_rate_that_dies_is_found() -> None:
 def test_rates_are_those_of_the_golden_table() -> None:
     """torch's CyclicLR from 0.01 to 0.1 in 2000 steps and back, by hand."""
     frozen, finetune = PAPER.stages
-    rates = learning_rates(frozen, 4001, 154)
+    rates = learning_rates(frozen, 154, 4001)
     assert [rates[step] for step in (0, 1000, 2000, 3000, 4000)] == pytest.approx([0.01, 0.055, 0.1, 0.055, 0.01])
-    assert set(learning_rates(finetune, 100, 154)) == {1e-5}
+    assert set(learning_rates(finetune, 154, 100)) == {1e-5}
     by_epoch = frozen.model_copy(update={"lr": frozen.lr.model_copy(update={"step_every": "epoch"})})
-    assert learning_rates(by_epoch, 310, 154)[::154] == pytest.approx([0.01, 0.010045, 0.01009])
+    assert learning_rates(by_epoch, 154, 310)[::154] == pytest.approx([0.01, 0.010045, 0.01009])
 
 
 def test_an_ensemble_may_be_checked_by_its_author() -> None:

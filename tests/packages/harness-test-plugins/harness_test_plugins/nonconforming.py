@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from harness import Backbone, Combined, Ensemble, Family, ImageSplits
+from harness import SGD, Backbone, Combined, CrossEntropy, Ensemble, Family, ImageSplits, LearningRate
 from harness_plugins.datasets.phantom import Phantom
 from harness_test_plugins.good import Tiny
 
@@ -119,6 +120,102 @@ class BodyDetached(Tiny):
 class _Cut(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.detach()
+
+
+class _Rule(LearningRate):
+    kind: str = "rule"
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step / steps))
+
+
+class RateDies(_Rule):
+    def factor(self, done: float) -> float:
+        return max(0.0, 1 - 2 * done)
+
+
+class DrawsRates(_Rule):
+    def factor(self, done: float) -> float:
+        return 1 - 0.5 * random.random()
+
+
+class GrowsWhenStored(_Rule):
+    @model_validator(mode="after")
+    def _grow(self) -> LearningRate:
+        object.__setattr__(self, "base", self.base * 2)
+        return self
+
+    def factor(self, done: float) -> float:
+        return 1.0
+
+
+class GoesUp(SGD):
+    def make(self, groups: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, maximize=True)
+
+
+class IgnoresRates(SGD):
+    def make(self, groups: Any) -> torch.optim.Optimizer:
+        return _IgnoresRates(groups)
+
+
+class _IgnoresRates(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["lr"] = 0.01
+        super().step()
+
+
+class MovesFrozen(SGD):
+    def make(self, groups: Any) -> torch.optim.Optimizer:
+        return _MovesFrozen(groups)
+
+
+class _MovesFrozen(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter -= group["lr"] * 1e-3 * parameter
+
+
+class KeepsToItself(SGD):
+    def make(self, groups: Any) -> torch.optim.Optimizer:
+        return _KeepsToItself(groups)
+
+
+class _KeepsToItself(torch.optim.SGD):
+    taken = 0
+
+    def step(self, closure: Any = None) -> None:
+        self.taken += 1
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad /= self.taken
+        super().step()
+
+
+class NoScalar(CrossEntropy):
+    def make(self, weights: Tensor | None) -> Any:
+        return nn.CrossEntropyLoss(weights, reduction="none")
+
+
+class SumsUp(CrossEntropy):
+    def make(self, weights: Tensor | None) -> Any:
+        return nn.CrossEntropyLoss(weights, reduction="sum")
+
+
+class Backwards(CrossEntropy):
+    def make(self, weights: Tensor | None) -> Any:
+        right = nn.CrossEntropyLoss(weights)
+        return lambda logits, labels: -right(logits, labels)
+
+
+class IgnoresWeights(CrossEntropy):
+    def make(self, weights: Tensor | None) -> Any:
+        return nn.CrossEntropyLoss()
 
 
 class FitsItself(Ensemble):

@@ -1,0 +1,119 @@
+"""Data sets."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from harness.api.options import Options
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Dataset", "DatasetOptions", "Download", "ImageRef", "ImageSource", "ImageSplits"]
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One labelled image. ``group`` is what must not be torn between splits (a patient).
+
+    ``sha256`` is of its bytes, and of whatever else decides on its pixels, such as options of the data set: images with
+    the same hash have the same pixels, and are decoded once for all data sets.
+    """
+
+    id: str
+    label: int
+    group: str
+    sha256: str
+
+
+class ImageSource(Protocol):
+    """Where the pixels are. ``grey`` promises that R = G = B in every image."""
+
+    @property
+    def grey(self) -> bool:
+        """True where one channel holds everything."""
+
+    def read(self, ids: Sequence[str]) -> Iterator[Image.Image]:
+        """Yield the images of ``ids`` in that order, at their own size, in mode ``L`` or ``RGB``."""
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """A loaded data set: its classes in label order, its three splits, and where the pixels are."""
+
+    classes: tuple[str, ...]
+    train: tuple[ImageRef, ...]
+    val: tuple[ImageRef, ...]
+    test: tuple[ImageRef, ...]
+    images: ImageSource
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over classes, splits, ids, labels, groups and contents: equal where the same data was used."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for name, refs in self.named().items():
+            digest.update(name.encode())
+            for ref in refs:
+                digest.update(f"\0{ref.id}\0{ref.label}\0{ref.group}\0{ref.sha256}".encode())
+        return digest.hexdigest()
+
+    def named(self) -> dict[str, tuple[ImageRef, ...]]:
+        """Return the splits by name, in their order."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+class DatasetOptions(Options):
+    """Options of a data set; subclass it to add some. They are set as ``--set data.NAME=VALUE``.
+
+    A field called ``path`` can also be given after a colon: ``--data imagefolder:FOLDER``.
+    """
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that the data set's publisher offers. ``size`` in bytes is checked, for want of a published hash."""
+
+    url: str
+    filename: str
+    size: int
+
+
+class Dataset(ABC):
+    """Named splits of labelled images.
+
+    ``synthetic`` marks generated images: every page that shows a result on them says so. ``download`` is what
+    ``harness data fetch`` gets and hands to :meth:`add`; ``releases`` names the published states of the data by their
+    images in each split.
+    """
+
+    Options: ClassVar[type[DatasetOptions]] = DatasetOptions
+    synthetic: ClassVar[bool] = False
+    citation: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+    download: ClassVar[Download | None] = None
+    releases: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+
+    @abstractmethod
+    def load(self, name: str, options: DatasetOptions) -> ImageSplits:
+        """Return the splits. ``name`` is the plugin's own; no pixel is decoded yet.
+
+        Raises:
+            harness.errors.DataError: the data is not there or cannot be used, and what to do about it.
+        """
+
+    def add(self, name: str, source: Path, *, root: str | None, progress: Callable[[int, int], None]) -> None:
+        """Verify and register images that the user has at ``source`` (``harness data add``).
+
+        ``root`` is the folder inside the source that holds the splits, for when there is more than one;
+        ``progress(done, total)`` is called while images are read.
+        """
+        del source, root, progress
+        from harness.errors import DataError
+
+        raise DataError(f"the data set {name!r} takes no images from outside, so `harness data add` has nothing to do")
