@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop, v2
 
 from harness.api import Transform
-from harness.data.augment import Augment, sample_crops
+from harness.data.augment import Augment, Draws, sample_crops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER = Transform()
@@ -116,6 +117,49 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(size: int) -> None:
         ]
     )(images)
     _same_pixels(found, expected)
+
+
+@pytest.mark.parametrize("views", ["flip", "five-crop", "ten-crop"])
+def test_views_are_torchvisions(views: str) -> None:
+    images = _images(2, channels=3, size=100)
+    augment = Augment(Transform(views=views), 100, MEAN, STD)
+    larger = v2.Resize(round(100 * 256 / 224), antialias=True)(images)
+    normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    centre = v2.CenterCrop(100)(larger)
+    of_torchvision = {
+        "flip": lambda: (centre, centre.flip(3)),
+        "five-crop": lambda: v2.FiveCrop(100)(larger),
+        "ten-crop": lambda: v2.TenCrop(100)(larger),
+    }[views]()
+    found = [augment.inputs(images, view) for view in augment.views]
+    assert len(found) == len(of_torchvision)
+    for expected in map(normalize, of_torchvision):
+        apart = [float((one - expected).abs().max()) for one in found]
+        nearest = apart.index(min(apart))
+        _same_pixels(found.pop(nearest), expected)
+
+
+def test_a_view_of_the_whole_image_may_be_flipped() -> None:
+    images = _images(2)
+    augment = Augment(Transform(views="flip", evaluate="resize"), 64, MEAN, STD)
+    plain, flipped = (augment.inputs(images, view) for view in augment.views)
+    assert torch.equal(plain.flip(3), flipped)
+
+
+def test_strength_is_a_way_from_the_whole_image_to_what_is_set() -> None:
+    def drawn(strength: float) -> Draws:
+        augment = Augment(Transform(strength=strength), 1000, MEAN, STD)
+        return augment.draw(2000, torch.Generator().manual_seed(0))
+
+    none, half, full = map(drawn, (0.0, 0.5, 1.0))
+    assert none.tensors() == ()
+    boxes = half.boxes[:, 2] * half.boxes[:, 3] / 1e6
+    assert 0.53 < float(boxes.min()) < 0.6
+    ratios = half.boxes[:, 3] / half.boxes[:, 2]
+    assert float(ratios.max()) == pytest.approx(math.sqrt(4 / 3), abs=0.02)
+    assert float(half.flips.double().mean()) == pytest.approx(0.25, abs=0.04)
+    assert float((full.boxes[:, 2] * full.boxes[:, 3]).min()) < 0.1e6
+    assert float(full.flips.double().mean()) == pytest.approx(0.5, abs=0.04)
 
 
 def test_without_crop_and_flip_nothing_is_drawn() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from engine_parts import trainer_on_noise
-from harness.api import SGD, Adam, CyclicLR, Stage
+from harness.api import SGD, Adam, AdamW, CosineLR, CyclicLR, Focal, OneCycleLR, Stage
 from harness.engine import checkpoint
 from harness.engine.checkpoint import Checkpoints, Position, digest, optimizer_tensors, restore_optimizer
 from harness.engine.stage import Trainer
@@ -169,6 +169,12 @@ STAGES = {
         STAGE.model_copy(update={"optimizer": Adam(), "lr": CyclicLR(base=0.01, max=0.1, step_every="epoch",
                                                                      cycle_momentum=False)}),
         PAPER.stages[1].model_copy(update={"epochs": 2, "batch_size": 8, "start_from": "last"}),
+    ),
+    "unfreezing": (
+        STAGE.model_copy(update={"unfreeze_at": (2,), "lr_decay": 0.5, "lr": OneCycleLR(base=0.1, max=1.0), "ema": 0.8,
+                                 "gradient_noise": 0.1, "loss": Focal(), "checkpoint": "last"}),
+        STAGE.model_copy(update={"name": "averaged", "swa": 2, "lr": CosineLR(base=0.5, warm_up=0.3), "epochs": 3,
+                                 "optimizer": AdamW(), "trainable": 1}),
     ),
     "sampler": (STAGE.model_copy(update={"class_weights": "sampler", "optimizer": SGD(momentum=0.0)}),),
 }  # fmt: skip
