@@ -4,18 +4,18 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXAMPLE := plugins/examples/harness-efficientnet-lite
+EXAMPLES := $(wildcard plugins/examples/*)
 DEMO   := reports/demo
 
 .PHONY: install demo test lint slow bench sample clean
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt $(EXAMPLE)/pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt $(EXAMPLES:=/pyproject.toml)
 	@echo "Installing about 6 GB of packages into $(VENV), which takes a minute or more ..."
 	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,parquet,postgres]' -e $(EXAMPLE)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,parquet,postgres]' $(EXAMPLES:%=-e %)
 	touch $@
 
 # The main job on generated images: the paper's three networks from random weights (their ImageNet weights need a

@@ -208,13 +208,20 @@ class Override:
         return ".".join(self.path)
 
 
+class Composed(Schedule):
+    """A schedule that a recipe file composes of stages, instead of a plugin."""
+
+    name: str = Field(min_length=1)
+
+
 class Recipe(Options):
     """The top level of a recipe file. Each other table sets options: a stage's, ``transform``'s or ``data``'s."""
 
     plugins: tuple[str, ...] = ()
+    schedule: Composed | None = None
     weights: str | dict[str, str] | None = None
     experiment: str | None = None
-    seed: int | None = None
+    seed: int | tuple[int, ...] | None = None
     device: str | None = None
     precision: Precision | None = None
     deterministic: bool | None = None
@@ -233,8 +240,15 @@ def read_recipe(path: Path) -> tuple[Recipe, list[Override]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     _refuse_nul(content, f"the recipe {path}")
-    tables = {key: value for key, value in content.items() if isinstance(value, dict) and key != "weights"}
+    tables = {
+        key: value for key, value in content.items() if isinstance(value, dict) and key not in ("weights", "schedule")
+    }
     top = {key: value for key, value in content.items() if key not in tables}
+    if "schedule" in top:
+        try:
+            top["schedule"] = Composed.model_validate(top["schedule"])
+        except ValidationError as error:
+            raise ConfigError(_explain(error, "schedule", {(): f"the recipe {path}"})) from error
     try:
         recipe = Recipe.model_validate(top)
     except ValidationError as error:

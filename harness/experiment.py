@@ -28,12 +28,14 @@ from harness.registry import Plugin
 from harness.results import (
     DatasetRecord,
     PlannedRun,
+    PluginRecord,
     Sweep,
 )
 from harness.store import Store
 
 __all__ = ["Plan", "Request", "make_plan", "plan_sweep"]
 
+PIECES = ("rate", "optimizer", "loss")  # of stages
 # What the paper used: the only plugins that the core knows by name.
 DEFAULT_SCHEDULE = "paper"
 DEFAULT_ENSEMBLE = "majority_vote"
@@ -51,7 +53,7 @@ class Request:
     recipe: Path | None = None
     stages: Sequence[str] | None = None
     limit_train: int | None = None
-    seed: int | None = None
+    seeds: Sequence[int] = ()
     device: str | None = None
     precision: str | None = None
     deterministic: bool = False
@@ -67,7 +69,7 @@ class Plan:
 
     experiment: str | None
     configs: tuple[RunConfig, ...]
-    plugins: tuple[tuple[Plugin, ...], ...]
+    plugins: tuple[tuple[PluginRecord, ...], ...]
     ensembles: tuple[Plugin, ...]
     dataset: DatasetRecord
 
@@ -82,16 +84,30 @@ def make_plan(request: Request) -> Plan:
     overrides += [parse_set(text) for text in request.settings]
     argument = _choose_data(request.data)
     chosen = _choose_plugins(request.plugins, recipe.plugins, argument[0] if argument else None)
-    schedule_plugin, dataset_plugin = chosen["schedule"][0], chosen["dataset"][0]
+    dataset_plugin = chosen["dataset"][0]
+    composed = recipe.schedule
+    if composed is not None and any(registry.find_any(name).kind == "schedule" for name in recipe.plugins):
+        raise ConfigError(f"the recipe {request.recipe} both names a schedule and composes one")
+    if composed is None or chosen["schedule"]:
+        plugin = (chosen["schedule"] or [registry.find("schedule", DEFAULT_SCHEDULE)])[0]
+        begun, schedule_record = registry.load(plugin, Schedule), plugin.record
+    else:
+        begun = Schedule.model_construct(**{name: getattr(composed, name) for name in Schedule.model_fields})
+        schedule_record = PluginRecord("schedule", composed.name, f"recipe {request.recipe}", "")
     schedule = apply_to_schedule(
-        registry.load(schedule_plugin, Schedule),
+        begun,
         overrides,
         request.stages if request.stages is not None else recipe.stages,
     )
     dataset = registry.load(dataset_plugin, Dataset)
     options = apply_to_dataset(dataset_plugin.name, argument[1] if argument else None, dataset.Options, overrides)
     backbones = [plugin.name for plugin in chosen["backbone"]]
-    weights = parse_weights(request.weights, backbones, parse_weights(_weights_of(recipe), backbones, {}))
+    default = dict.fromkeys(backbones, schedule.weights)
+    weights = parse_weights(request.weights, backbones, parse_weights(_weights_of(recipe), backbones, default))
+    seeds = list(dict.fromkeys(request.seeds or _seeds_of(recipe)))
+    limit_train = request.limit_train if request.limit_train is not None else recipe.limit_train
+    if limit_train is not None and len(seeds) > 1:
+        raise ConfigError("--limit-train draws its images by the seed, so it takes one --seed at a time")
     for name, value in weights.items():
         if Path(value).is_absolute() and not Path(value).exists():
             raise ConfigError(f"--weights {name}={value}: there is no such file or folder")
@@ -105,16 +121,17 @@ def make_plan(request: Request) -> Plan:
             RunConfig(
                 backbone=plugin.name,
                 weights=weights[plugin.name],
-                schedule_name=schedule_plugin.name,
+                schedule_name=schedule_record.name,
                 schedule=schedule,
                 dataset=dataset_plugin.name,
                 data=options.model_dump(mode="json"),
-                limit_train=request.limit_train if request.limit_train is not None else recipe.limit_train,
-                seed=request.seed if request.seed is not None else recipe.seed or 0,
+                limit_train=limit_train,
+                seed=seed,
                 device=device,
                 precision=precision,
                 deterministic=request.deterministic or bool(recipe.deterministic),
             )
+            for seed in seeds
             for plugin in chosen["backbone"]
         )
     except ValidationError as error:
@@ -130,7 +147,11 @@ def make_plan(request: Request) -> Plan:
     return Plan(
         experiment=request.experiment or recipe.experiment,
         configs=configs,
-        plugins=tuple((plugin, schedule_plugin, dataset_plugin) for plugin in chosen["backbone"]),
+        plugins=tuple(
+            (plugin.record, schedule_record, dataset_plugin.record, *_pieces(schedule))
+            for _ in seeds
+            for plugin in chosen["backbone"]
+        ),
         ensembles=tuple(chosen["ensemble"]),
         dataset=describe(dataset_plugin.name, dataset, splits),
     )
@@ -151,13 +172,17 @@ def _choose_plugins(named: Sequence[str], of_recipe: Sequence[str], data: str | 
     recipes = [plugin for plugin in map(registry.find_any, of_recipe) if plugin.kind not in kinds]
     chosen: dict[str, list[Plugin]] = {kind: [] for kind in registry.KINDS}
     for plugin in said + recipes:
+        if plugin.kind in PIECES:
+            option = {"rate": "lr"}.get(plugin.kind, plugin.kind)
+            raise ConfigError(
+                f"--plugins {plugin.name}: a stage is made of it: --set STAGE.{option}.kind={plugin.name}"
+            )
         if plugin not in chosen[plugin.kind]:
             chosen[plugin.kind].append(plugin)
     if not chosen["backbone"]:
         raise ConfigError(
             "--plugins: name at least one backbone, for example --plugins resnet18; `harness plugins` lists them"
         )
-    chosen["schedule"] = chosen["schedule"] or [registry.find("schedule", DEFAULT_SCHEDULE)]
     chosen["ensemble"] = chosen["ensemble"] or [registry.find("ensemble", DEFAULT_ENSEMBLE)]
     chosen["dataset"] = chosen["dataset"] or [registry.find("dataset", DEFAULT_DATASET)]
     for kind in ("schedule", "dataset"):
@@ -165,6 +190,17 @@ def _choose_plugins(named: Sequence[str], of_recipe: Sequence[str], data: str | 
             several = " and ".join(plugin.name for plugin in chosen[kind])
             raise ConfigError(f"one call takes one {kind}; found {several}")
     return chosen
+
+
+def _seeds_of(recipe: Recipe) -> tuple[int, ...]:
+    return recipe.seed if isinstance(recipe.seed, tuple) else (recipe.seed or 0,)
+
+
+def _pieces(schedule: Schedule) -> list[PluginRecord]:
+    """Return the plugins of others that stages are made of; harness's own are of its version, which is recorded."""
+    used = {(one.plugin, one.kind) for stage in schedule.stages for one in (stage.lr, stage.optimizer, stage.loss)}
+    records = [registry.find(*names).record for names in sorted(used)]
+    return [record for record in records if record.distribution != "transfer-harness"]
 
 
 def _weights_of(recipe: Recipe) -> list[str]:
@@ -189,7 +225,7 @@ def plan_sweep(plan: Plan, store: Store, command: str, *, repeat: bool = False) 
             seed=config.seed,
             config=config.model_dump(mode="json"),
             config_hash=config.hash,
-            plugins=tuple(plugin.record for plugin in plugins),
+            plugins=plugins,
         )
         for config, plugins in zip(plan.configs, plan.plugins, strict=True)
     ]

@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar, get_args
 
-from harness.api import Backbone, Dataset, Ensemble, Family, Kind, LearningRate, Loss, Optimizer, Schedule
+from harness.api import (
+    VERSION,
+    Backbone,
+    Dataset,
+    Ensemble,
+    Family,
+    Kind,
+    LearningRate,
+    Loss,
+    Optimizer,
+    Schedule,
+)
 from harness.errors import BrokenPluginError, PluginError, PluginNotFoundError, did_you_mean
 from harness.results import PluginRecord
 
@@ -33,7 +44,8 @@ _T = TypeVar("_T")
 class Plugin:
     """An installed plugin, not imported yet. ``target`` is ``module:attribute``.
 
-    ``member`` is the name that a backbone has in its family, whose entry point this is then.
+    ``member`` is the name that a backbone has in its family, whose entry point this is then. ``api`` is the version of
+    :mod:`harness.api` that it says it was built for, if it does: ``version-1`` in the group ``harness.api``.
     """
 
     kind: Kind
@@ -43,6 +55,14 @@ class Plugin:
     target: str
     entry_point: EntryPoint
     member: str | None = None
+    api: str | None = None
+
+    @property
+    def unfit(self) -> str | None:
+        """Why it cannot be used, if it was built for another version of :mod:`harness.api`."""
+        if self.api in (None, str(VERSION)):
+            return None
+        return f"it was built for version {self.api} of harness.api, and this is {VERSION}; install one that fits"
 
     @property
     def record(self) -> PluginRecord:
@@ -55,6 +75,11 @@ class Plugin:
 
 def plugins(kind: Kind | None = None) -> list[Plugin]:
     """List the installed plugins by kind and name, without importing any."""
+    built_for = {
+        point.dist.name: point.name.removeprefix("version-")
+        for point in entry_points(group="harness.api")
+        if point.dist
+    }
     found = [
         Plugin(
             k,
@@ -63,6 +88,7 @@ def plugins(kind: Kind | None = None) -> list[Plugin]:
             point.dist.version if point.dist else "unknown",
             point.value,
             point,
+            api=built_for.get(point.dist.name) if point.dist else None,
         )
         for k in KINDS
         if kind in (None, k)
@@ -123,8 +149,11 @@ def load(plugin: Plugin, base: type[_T]) -> _T:
     """Import a plugin and check that it is what its entry point's group promises.
 
     Raises:
-        BrokenPluginError: the import failed (with the plugin's traceback), or it is of another type.
+        BrokenPluginError: the import failed (with the plugin's traceback), or it is of another type, or was built for
+            another version of :mod:`harness.api`.
     """
+    if plugin.unfit:
+        raise BrokenPluginError(f"the {plugin} cannot be loaded: {plugin.unfit}")
     try:
         target = plugin.entry_point.load()
         obj = target() if isinstance(target, type) else target

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -291,20 +292,29 @@ def _beat(store: Store, run_id: int) -> None:
 
 
 def _combine(sweep: Sweep, store: Store, outcome: Outcome) -> None:
-    """Combine the runs that completed, after each stage. One run alone makes no ensemble."""
+    """Combine the runs that completed, after each stage: those of each seed, or of one backbone those of all seeds.
+
+    One run alone makes no ensemble.
+    """
     from harness.analysis.ensemble import combine_runs
 
-    completed = {run.id for run in store.runs(Selection(ids=sweep.run_ids)) if run.status == "completed"}
-    if len(completed) < 2:
-        return
-    runs = [store.run(run_id) for run_id in sweep.run_ids if run_id in completed]
-    for name in sweep.ensembles:
-        for stage in runs[0].stages:
+    completed = {run.id: run for run in store.runs(Selection(ids=sweep.run_ids)) if run.status == "completed"}
+    several = len({run.backbone for run in completed.values()}) > 1
+    teams: dict[int, list[int]] = {}
+    for run_id in sweep.run_ids:
+        if run_id in completed:
+            teams.setdefault(completed[run_id].seed if several else 0, []).append(run_id)
+    for team in teams.values():
+        if len(team) < 2:
+            continue
+        runs = [store.run(run_id) for run_id in team]
+        for name, stage in product(sweep.ensembles, [stage.name for stage in runs[0].stages]):
             try:
                 plugin = registry.find("ensemble", name)
-                record = combine_runs(registry.load(plugin, Ensemble), plugin.record, runs, stage.name)
+                voters = [(run, stage) for run in runs]
+                record = combine_runs(registry.load(plugin, Ensemble), plugin.record, voters)
                 store.add_ensemble(outcome.experiment, record)
             except Exception as error:  # a plugin's: whatever it raises, the other ensembles go on
-                outcome.complaints.append(f"{name} after {stage.name}: {type(error).__name__}: {error}")
+                outcome.complaints.append(f"{name} after {stage}: {type(error).__name__}: {error}")
                 continue
             outcome.ensembles.append(record)

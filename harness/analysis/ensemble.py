@@ -16,35 +16,35 @@ __all__ = ["combine_runs"]
 
 
 def combine_runs(
-    ensemble: Ensemble, plugin: PluginRecord, runs: Sequence[Run], stage: str, split: str = "test"
+    ensemble: Ensemble, plugin: PluginRecord, voters: Sequence[tuple[Run, str]], split: str = "test"
 ) -> EnsembleRecord:
-    """Combine the predictions that ``runs`` made on ``split`` at the end of ``stage``.
+    """Combine the predictions that runs made on ``split``, each at the end of a stage of it.
 
     A rule that is fitted is fitted to their predictions of validation images.
 
     Args:
         ensemble: the rule.
         plugin: where the rule comes from, for the record.
-        runs: two or more, read with their predictions; all of one data set.
-        stage: a stage that each of them has completed.
+        voters: two or more runs, read with their predictions, with a stage that each has completed; all of one data
+            set. One run may be there after several stages.
         split: ``val`` or ``test``.
 
     Raises:
         DataError: the runs did not predict the same images.
     """
-    first = runs[0].dataset
-    for run in runs:
+    one, first = voters[0][0].id, voters[0][0].dataset
+    for run, _ in voters:
         if run.dataset.fingerprint != first.fingerprint:
-            raise DataError(f"runs {runs[0].id} and {run.id} used different images, so their votes cannot be combined")
+            raise DataError(f"runs {one} and {run.id} used different images, so their votes cannot be combined")
     truth = {record.name: record.labels for record in first.splits}
     if type(ensemble).fit is not Ensemble.fit:
-        ensemble = ensemble.fit(_probabilities(runs, stage, "val"), truth["val"])
-    combined = ensemble.combine(_probabilities(runs, stage, split))
+        ensemble = ensemble.fit(_probabilities(voters, "val"), truth["val"])
+    combined = ensemble.combine(_probabilities(voters, split))
     labels = truth[split]
     return EnsembleRecord(
         method=plugin.name,
         split=split,
-        members=tuple(Member(run.id, stage, run.backbone) for run in runs),
+        members=tuple(Member(run.id, stage, run.backbone) for run, stage in voters),
         plugin=plugin,
         dataset=first,
         labels=combined.labels,
@@ -55,10 +55,10 @@ def combine_runs(
     )
 
 
-def _probabilities(runs: Sequence[Run], stage: str, split: str) -> NDArray[np.float64]:
+def _probabilities(voters: Sequence[tuple[Run, str]], split: str) -> NDArray[np.float64]:
     """Return the members' probabilities, (members, n, classes)."""
     logits = []
-    for run in runs:
+    for run, stage in voters:
         record = run.stage(stage)
         if record is None or split not in record.predictions:
             raise DataError(f"run {run.id} has no predictions of {split} after {stage}, so it cannot vote")

@@ -11,7 +11,7 @@ keeps ``harness plugins`` and ``harness report`` quick.
 from harness.api.backbone import Backbone, Family, PretrainedWeights
 from harness.api.dataset import Dataset, DatasetOptions, Download, ImageRef, ImageSource, ImageSplits
 from harness.api.ensemble import Combined, Ensemble
-from harness.api.options import Kind, Options
+from harness.api.options import VERSION, Kind, Options
 from harness.api.pieces import (
     SGD,
     Adam,
@@ -33,6 +33,7 @@ from harness.api.schedule import Schedule, Stage, Transform
 
 __all__ = [
     "SGD",
+    "VERSION",
     "Adam",
     "AdamW",
     "Backbone",

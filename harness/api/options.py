@@ -1,4 +1,4 @@
-"""What options are made of, and the kinds of plugin."""
+"""The interface's version, the kinds of plugin, and what options are made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Kind", "Options"]
+__all__ = ["VERSION", "Kind", "Options"]
+
+VERSION = 1  # of this interface: a plugin may say, by an entry point in the group harness.api, which it was built for
 
 Kind = Literal["backbone", "family", "schedule", "rate", "optimizer", "loss", "ensemble", "dataset"]
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from harness.api.options import Options
 from harness.api.pieces import SGD, ConstantLR, CrossEntropy, LearningRate, Loss, Optimizer, resolve
 
 __all__ = ["Schedule", "Stage", "Transform"]
+
+
+def _parts(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError:
+        raise ValueError("should be head, all, or a number of blocks") from None
 
 
 class Stage(Options):
@@ -18,7 +33,7 @@ class Stage(Options):
     name: str
     epochs: int = Field(ge=1, le=10_000)
     batch_size: int = Field(32, ge=1, le=65_536)
-    trainable: Literal["head", "all"] | Annotated[int, Field(ge=1)] = Field(
+    trainable: Annotated[Literal["head", "all"] | Annotated[int, Field(ge=1)], WrapValidator(_parts)] = Field(
         description="the last layer alone, or it and the last so many blocks, or every layer"
     )
     unfreeze_at: tuple[int, ...] = Field(

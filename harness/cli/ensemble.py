@@ -19,7 +19,11 @@ def ensemble(
     where: Annotated[str | None, typer.Option(help="Or a filter, as of `harness runs list --where`.")] = None,
     method: Annotated[str, typer.Option(help="Rules, separated by commas. Default: all that are installed.")] = "",
     stage: Annotated[
-        str | None, typer.Option(help="Stage whose predictions count. Default: the last that all have.")
+        str | None,
+        typer.Option(
+            help="Stage whose predictions count, or several: each run votes once after each (a snapshot ensemble). "
+            "Default: the last that all have."
+        ),
     ] = None,
     experiment: Annotated[
         str | None, typer.Option(help="Experiment that there is, to record them in. Default: the lowest number's.")
@@ -39,6 +43,8 @@ def ensemble(
       harness ensemble --runs 7,8,9
 
       harness ensemble --where "backbone = resnet18 and experiment = seeds" --method mean_probability,stacking
+
+      harness ensemble --runs 7 --stage snapshot1,snapshot2,snapshot3
     """
     from harness import registry
     from harness.analysis.ensemble import combine_runs
@@ -58,13 +64,15 @@ def ensemble(
         members = [store.run(run_id) for run_id in numbers]
         if unfinished := [run.id for run in members if run.status != "completed"]:
             raise ConfigError(f"--runs {runs}: run {unfinished[0]} has not completed")
-        if len(members) < 2:
-            raise ConfigError(f"an ensemble has two members or more; found {len(members)}")
         if others := [run.id for run in members if run.dataset.fingerprint != members[0].dataset.fingerprint]:
             raise ConfigError(f"runs {members[0].id} and {others[0]} used different images, so they cannot be combined")
         of_all = [one.name for one in members[0].stages if all(run.stage(one.name) for run in members)]
-        if not of_all or stage not in (None, *of_all):
+        stages = words(stage or "") or of_all[-1:]
+        if not stages or not set(stages) <= set(of_all):
             raise ConfigError(f"--stage {stage}: the members share {', '.join(of_all) or 'no stage'}")
+        voters = [(run, name) for run in members for name in dict.fromkeys(stages)]
+        if len(voters) < 2:
+            raise ConfigError(f"an ensemble has two members or more; found {len(voters)}")
         known = {one.name: one for one in store.experiments()}
         if experiment is not None and experiment not in known:
             raise ConfigError(f"--experiment {experiment}: there is none. {did_you_mean(experiment, known)}")
@@ -73,7 +81,7 @@ def ensemble(
         for plugin in plugins:
             try:
                 rule = registry.load(plugin, Ensemble)
-                record = combine_runs(rule, plugin.record, members, stage or of_all[-1])
+                record = combine_runs(rule, plugin.record, voters)
                 store.add_ensemble(into, record)
             except Exception as error:  # a plugin's: whatever it raises, the other rules go on
                 said = f"{type(error).__name__}: {error}" if not isinstance(error, HarnessError) else str(error)
@@ -83,7 +91,7 @@ def ensemble(
     if as_json:
         print_json([ensemble_json(record) for record in found])
     else:
-        out.print(methods_table(members, found, stage or of_all[-1]))
+        out.print(methods_table(voters, found))
         out.print("Below each share, the Wilson 95 % interval in %.", style="dim")
         shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
         out.print(escape(f"Next: harness report{shown} --experiment {shlex.quote(into.name)}"), soft_wrap=True)

@@ -46,7 +46,7 @@ def new(
     if kind not in KINDS:
         raise ConfigError(f"--kind {kind}: no such kind. {did_you_mean(kind, KINDS)}")
     where = folder or Path(name)
-    for path in write_package(name, kind, where):  # type: ignore[arg-type]
+    for path in write_package(name, kind, where):
         out.print(escape(str(path)), soft_wrap=True)
     module = name.replace("-", "_")
     out.print(f"Next: pip install -e '{escape(str(where))}[test]' && harness plugin check {module}", soft_wrap=True)

@@ -16,7 +16,10 @@ __all__ = ["plugins"]
 
 
 def plugins(
-    kind: Annotated[str | None, typer.Option(help="backbone, family, schedule, ensemble or dataset.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="backbone, family, schedule, rate, optimizer, loss, ensemble or dataset."),
+    ] = None,
     family: Annotated[
         str | None, typer.Option(help="List what a family has, such as timm. Its library is imported for that.")
     ] = None,
@@ -62,7 +65,7 @@ def plugins(
         with err.status("loading"):
             failures = load_elsewhere(found, timeout)
     if as_json:
-        rows = [{**vars(plugin.record), "target": plugin.target} for plugin in found]
+        rows = [{**vars(plugin.record), "target": plugin.target, "api": plugin.api} for plugin in found]
         states = [{"failure": failure and failure.message} for failure in failures] if verify else [{}] * len(found)
         print_json([row | state for row, state in zip(rows, states, strict=True)])
     else:
@@ -78,5 +81,8 @@ def plugins(
     for (of_kind, name), times in Counter((plugin.kind, plugin.name) for plugin in found).items():
         if times > 1:
             err.print(f"[bold yellow]warning:[/] {times} distributions register the {of_kind} {escape(repr(name))}")
+    for plugin in found:
+        if plugin.unfit:
+            err.print(f"[bold yellow]warning:[/] the {escape(str(plugin))}: {plugin.unfit}", soft_wrap=True)
     if any(failures):
         raise typer.Exit(1)

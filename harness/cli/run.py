@@ -11,6 +11,7 @@ import typer
 from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout
 from harness.cli.output import say
 from harness.cli.sweep import command, execute
+from harness.errors import ConfigError
 
 __all__ = ["run"]
 
@@ -41,7 +42,9 @@ def run(
     limit_train: Annotated[
         int | None, typer.Option(min=1, help="Train on this many images, classes in their proportions.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw. Default: 0.")] = None,
+    seed: Annotated[
+        str | None, typer.Option(help="Seed of every draw, or several, 0,1,2: a run of each. Default: 0.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, or tf32 on a GPU. Default: fp32; on a GPU that has it, bf16.")
@@ -73,6 +76,8 @@ def run(
 
       harness run --plugins resnet18,mean_probability,phantom --weights random --set frozen.epochs=2
 
+      harness run --plugins resnet18 --seed 0,1,2,3,4
+
       harness run --plugins efficientnet_lite0 --data imagefolder:./photos --stages frozen
     """
     from harness.config import Task
@@ -97,7 +102,7 @@ def run(
                 recipe=recipe,
                 stages=_names(stages) if stages is not None else None,
                 limit_train=limit_train,
-                seed=seed,
+                seeds=_seeds(seed),
                 device=device,
                 precision=precision,
                 deterministic=deterministic,
@@ -121,6 +126,13 @@ def run(
                 as_json,
                 children[: len(plan.configs)],
             )
+
+
+def _seeds(text: str | None) -> list[int]:
+    named = _names(text or "")
+    if not all(name.isdecimal() for name in named):
+        raise ConfigError(f"--seed {text}: say a number, or several, such as 0,1,2")
+    return list(map(int, named))
 
 
 def _names(text: str) -> list[str]:

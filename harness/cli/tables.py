@@ -38,6 +38,9 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
     table.add_column("run", justify="right")
     table.add_column("backbone", overflow="fold")
     table.add_column("weights")
+    several = len({run.seed for run in runs}) > 1
+    if several:
+        table.add_column("seed", justify="right")
     for stage in stages:
         table.add_column(f"after {escape(stage)}", justify="right")
     for run in sorted(runs, key=lambda run: run.id):
@@ -45,29 +48,36 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
         cells = [_tested(run.stage(name)) for name in stages]
         if run.status != "completed" and "" in cells:
             cells[cells.index("")] = f"[red]{escape(run.status)}[/]"
-        table.add_row(str(run.id), escape(run.backbone), escape(weights), *cells)
+        seed = [str(run.seed)] if several else []
+        table.add_row(str(run.id), escape(run.backbone), escape(weights), *seed, *cells)
     if ensembles:
         table.add_section()
-    for method in dict.fromkeys(record.method for record in ensembles):
-        of_method = [record for record in ensembles if record.method == method]
-        by_stage = {record.members[0].stage: record for record in of_method}
+    seeds = {run.id: run.seed for run in runs}
+    teams: dict[tuple[str, tuple[int, ...]], dict[str, EnsembleRecord]] = {}
+    for record in ensembles:
+        voters = tuple(member.run_id for member in record.members)
+        teams.setdefault((record.method, voters), {})[record.members[0].stage] = record
+    for (method, voters), by_stage in teams.items():
         cells = [_accuracy(by_stage[s].correct, by_stage[s].images) if s in by_stage else "" for s in stages]
-        members = len(of_method[0].members)
-        table.add_row("", f"{escape(method)} of {members}", "", *cells)
+        of = {seeds[voter] for voter in voters}
+        seed = [str(of.pop()) if len(of) == 1 else "all"] if several else []
+        table.add_row("", f"{escape(method)} of {len(voters)}", "", *seed, *cells)
     return table
 
 
-def methods_table(members: Sequence[Run], ensembles: Sequence[EnsembleRecord], stage: str) -> Table:
-    """Members and rules over them: test accuracy with its Wilson 95 % interval, and AUC."""
-    table = Table(title=f"Test images, {len(members)} members after {escape(stage)}", title_justify="left")
+def methods_table(voters: Sequence[tuple[Run, str]], ensembles: Sequence[EnsembleRecord]) -> Table:
+    """Members, each a run after a stage, and rules over them: test accuracy with its Wilson 95 % interval, and AUC."""
+    stages = ", ".join(dict.fromkeys(stage for _, stage in voters))
+    table = Table(title=f"Test images, {len(voters)} members after {escape(stages)}", title_justify="left")
     columns = (("run", "right"), ("what", "left"), ("weights", "left"), ("accuracy", "right"), ("AUC", "right"))
     for heading, side in columns:
         table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for run in members:
+    for run, stage in voters:
         found = run.stage(stage)
         auc = "" if found is None or found.test_auc is None else f"{found.test_auc:.4f}"
         weights = run.weights.kind if run.weights else ""
-        table.add_row(str(run.id), escape(run.backbone), weights, _tested(found), auc)
+        name = run.backbone if stages == stage else f"{run.backbone} after {stage}"
+        table.add_row(str(run.id), escape(name), weights, _tested(found), auc)
     table.add_section()
     for record in sorted(ensembles, key=lambda record: record.method):
         auc = "" if record.auc is None else f"{record.auc:.4f}"

@@ -352,12 +352,15 @@ def _ensemble_rows(
     axis: Axis,
 ) -> Iterator[EnsembleRow]:
     by_id = {run.id: run for run in runs}
-    groups: dict[tuple[str, tuple[int, ...]], dict[str, EnsembleRecord]] = {}
+    groups: dict[tuple[str, tuple[tuple[int, str], ...]], dict[str, EnsembleRecord]] = {}
     for record in ensembles:
-        voters = tuple(member.run_id for member in record.members)
-        groups.setdefault((record.method, voters), {})[record.members[-1].stage] = record
+        last = record.members[-1].stage
+        of_several = {member.stage for member in record.members} != {last}  # snapshots of runs
+        team = tuple((member.run_id, member.stage if of_several else "") for member in record.members)
+        groups.setdefault((record.method, team), {})[last] = record
     shown = set()
-    for (method, voters), records in groups.items():
+    for (method, team), records in groups.items():
+        voters, stages_of = zip(*team, strict=True)
         members = [member.backbone for member in next(iter(records.values())).members]
         published: Mapping[str, PaperFigure] = {}
         if paper and sorted(members) == sorted(paper.members.get(method, ())):
@@ -370,7 +373,7 @@ def _ensemble_rows(
             cells.append(_cell(index, axis, published.get(name), counted, found.auc if found else None, "not run"))
         weights = [badge(by_id[voter]) if voter in by_id else None for voter in voters]
         all_random = next(iter(weights)) if all(one and one.kind == "random" for one in weights) else None
-        named = tuple(map(_voter, members, voters, weights, [all_random is None] * len(voters)))
+        named = tuple(map(_voter, members, voters, weights, stages_of, [all_random is None] * len(voters)))
         yield EnsembleRow(method, named, all_random, tuple(cells))
     for method, figures in paper.ensembles.items() if paper else ():
         if method not in shown:
@@ -378,11 +381,12 @@ def _ensemble_rows(
             yield EnsembleRow(method, paper.members[method] if paper else (), None, tuple(cells))
 
 
-def _voter(backbone: str, run_id: int, weights: Badge | None, mark: bool) -> str:
+def _voter(backbone: str, run_id: int, weights: Badge | None, stage: str, mark: bool) -> str:
     """Name a member; ``mark`` random weights, where not all members have them."""
+    run = f"run {run_id}, after {stage}" if stage else f"run {run_id}"
     if weights is None:
-        return f"{backbone} (run {run_id}, of another experiment)"
-    return f"{backbone} (run {run_id}{', random weights' if mark and weights.kind == 'random' else ''})"
+        return f"{backbone} ({run}, of another experiment)"
+    return f"{backbone} ({run}{', random weights' if mark and weights.kind == 'random' else ''})"
 
 
 def _accuracy_domain(runs: Sequence[Run]) -> tuple[float, float]:

@@ -7,20 +7,20 @@ import keyword
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness import registry
+from harness.api import VERSION, Kind
 from harness.errors import ConfigError
 
 __all__ = ["KINDS", "write_package"]
 
-_SUFFIXES = {"backbone": "Net", "schedule": "", "ensemble": "Rule", "dataset": "Images"}
-KINDS = ("backbone", "schedule", "ensemble", "dataset")
+_SUFFIXES: dict[Kind, str] = {"backbone": "Net", "schedule": "", "ensemble": "Rule", "dataset": "Images"}
+KINDS = tuple(_SUFFIXES)
 
 
-def write_package(name: str, kind: Literal["backbone", "schedule", "ensemble", "dataset"], folder: Path) -> list[Path]:
+def write_package(name: str, kind: Kind, folder: Path) -> list[Path]:
     """Write a package into a folder that does not exist yet; return its files.
 
     Args:
@@ -50,6 +50,8 @@ def write_package(name: str, kind: Literal["backbone", "schedule", "ensemble", "
         "article": "An" if kind == "ensemble" else "A",
         "target": module.upper() if kind == "schedule" else camel,
         "version": version("transfer-harness"),
+        "group": f"{kind}s",
+        "api": VERSION,
     }
     # Code and settings, not HTML: nothing to escape, and every value was checked above.
     templates = Environment(  # noqa: S701

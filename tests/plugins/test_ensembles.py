@@ -113,7 +113,7 @@ def test_who_diverged_cannot_vote(tmp_path: Path) -> None:
     runs[0].stages[1].predictions["test"].logits[3] = np.nan
     plugin = registry.find("ensemble", "mean_probability")
     with pytest.raises(DataError, match="run 7 diverged: its predictions of test are not finite"):
-        combine_runs(MeanProbability(), plugin.record, runs, "finetune")
+        combine_runs(MeanProbability(), plugin.record, [(run, "finetune") for run in runs])
 
 
 def test_all_rules_on_stored_runs(harness: Harness, tmp_path: Path) -> None:
