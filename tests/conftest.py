@@ -53,6 +53,12 @@ def endless_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install("harness-endless", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def ancient_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed tests/packages/harness-ancient."""
+    return install("harness-ancient", tmp_path_factory)
+
+
 def install(package: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Have pip install a package of tests/packages into a new folder."""
     target = tmp_path_factory.mktemp(package)

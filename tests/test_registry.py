@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,25 @@ def test_the_command_line_starts_light() -> None:
         "import sys, harness.cli; heavy = {'numpy', 'pydantic', 'sqlalchemy'} & set(sys.modules); assert not heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_plugin_built_for_another_interface_is_told_so(
+    ancient_plugins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ancient_plugins))
+    plugin = registry.find("backbone", "ancient")
+    assert plugin.api == "0"
+    with pytest.raises(BrokenPluginError, match=r"built for version 0 of harness\.api, and this is 1; install one"):
+        registry.load(plugin, Backbone)
+    assert registry.find("backbone", "resnet18").unfit is None
+
+
+def test_such_a_plugin_stands_in_the_list_and_harms_nothing(harness: Harness, ancient_plugins: Path) -> None:
+    done = harness("plugins", "--kind", "backbone", "--json", PYTHONPATH=str(ancient_plugins))
+    assert done.returncode == 0
+    assert {row["name"]: row["api"] for row in json.loads(done.stdout)}["ancient"] == "0"
+    assert "'ancient' (harness_ancient:Ancient, from harness-ancient 0.3): it was built for version 0" in done.stderr
+    verified = harness("plugins", "--kind", "backbone", "--verify", "--json", PYTHONPATH=str(ancient_plugins))
+    failures = {row["name"]: row["failure"] for row in json.loads(verified.stdout)}
+    assert verified.returncode == 1
+    assert [name for name, failure in failures.items() if failure] == ["ancient"]
