@@ -9,6 +9,7 @@ def test_my_net_conforms():
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from packaging.requirements import Requirement
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -44,6 +46,7 @@ from harness.engine.model import build, prepare, set_train_mode
 from harness.engine.rates import learning_rates
 from harness.engine.stage import Trainer, forward
 from harness.errors import PluginNotFoundError
+from harness.registry import Plugin
 from harness.results import CheckResult, Event, StageResult
 from harness.testing.checks import NonconformingError, Tell, offline, require, run_checks
 from harness.testing.pieces import check_loss, check_optimizer, check_rate
@@ -55,11 +58,13 @@ __all__ = [
     "check_family",
     "check_loss",
     "check_optimizer",
+    "check_package",
     "check_rate",
     "check_schedule",
     "execute",
 ]
 
+HARNESS = "transfer-harness"
 CLASSES = 3  # of the new head: no number that a network has by chance
 BATCHES = (1, 2, 5)
 _APART = 1e-3  # of the largest logit; another order of summing is apart by about 1e-6
@@ -75,6 +80,8 @@ def execute(task: CheckTask, emit: Tell, _stopping: Callable[[], bool] = lambda:
     """
     plugin = registry.find(task.kind, task.name)
     loaded = registry.load(plugin, registry.BASES[task.kind])
+    for result in check_package(plugin, emit):
+        emit(result)
     if isinstance(loaded, Backbone):
         found = check_backbone(loaded, task.weights, emit)
     elif isinstance(loaded, Family):
@@ -94,6 +101,28 @@ def execute(task: CheckTask, emit: Tell, _stopping: Callable[[], bool] = lambda:
         found = check_dataset(loaded, task.name, options, emit)
     for result in found:
         emit(result)
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+
+def check_package(plugin: Plugin, tell: Tell = lambda _event: None) -> Iterator[CheckResult]:
+    """Check what an installed plugin's package says of itself."""
+    return run_checks(plugin, (_is_named_well,), tell)
+
+
+def _is_named_well(plugin: Plugin) -> None:
+    """Its name can be typed, and its package says that it needs harness."""
+    require(
+        re.fullmatch(r"\w[\w.-]*", plugin.entry_point.name), f"{plugin.name!r} has other signs than letters and -_."
+    )
+    distribution = plugin.entry_point.dist
+    require(distribution is not None, "no distribution has it")
+    needed = [Requirement(text).name for text in (distribution.requires or [])] if distribution else []
+    require(
+        plugin.distribution == HARNESS or HARNESS in needed,
+        f"{plugin.distribution} {plugin.version} does not name {HARNESS} among its dependencies",
+    )
 
 
 # --- backbones --------------------------------------------------------------------------------------------------------

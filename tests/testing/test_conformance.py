@@ -114,11 +114,21 @@ def test_an_ensemble_may_be_checked_by_its_author() -> None:
     assert all(result.passed for result in conformance.check_ensemble(MeanProbability()))
 
 
+def test_a_package_says_what_it_needs(
+    test_plugins: Path, ancient_plugins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (test_plugins, ancient_plugins):
+        monkeypatch.syspath_prepend(str(folder))
+    good, silent = (list(conformance.check_package(registry.find("backbone", name))) for name in ("tiny", "ancient"))
+    assert [result.passed for result in good] == [True]
+    assert "harness-ancient 0.3 does not name transfer-harness" in silent[0].message
+
+
 def test_check_on_the_command_line(harness: Harness, test_plugins: Path) -> None:
     done = harness("plugin", "check", "tiny,phantom", PYTHONPATH=str(test_plugins), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 of 12 checks passed" in done.stdout
-    assert "3 of 3 checks passed" in done.stdout
+    assert "13 of 13 checks passed" in done.stdout
+    assert "4 of 4 checks passed" in done.stdout
 
 
 @pytest.mark.parametrize(
