@@ -80,13 +80,13 @@ def test_recipes(tmp_path: Path, content: bytes) -> None:
     ),
     data=st.none() | st.text(max_size=10) | st.sampled_from(["phantom", "phantom:x", "imagefolder:/nowhere", ":"]),
     weights=st.lists(st.text(max_size=10) | st.sampled_from(["random", "resnet18=random", "="]), max_size=2),
-    seed=st.none() | st.integers(),
+    seeds=st.lists(st.integers(), max_size=3),
     limit=st.none() | st.integers(),
     words=st.lists(st.none() | st.text(max_size=8), min_size=2, max_size=2),
 )
-def test_requests(plugins, data, weights, seed, limit, words) -> None:  # type: ignore[no-untyped-def]
+def test_requests(plugins, data, weights, seeds, limit, words) -> None:  # type: ignore[no-untyped-def]
     request = Request(
-        plugins=plugins, data=data, weights=weights, seed=seed, limit_train=limit, device=words[0], precision=words[1]
+        plugins=plugins, data=data, weights=weights, seeds=seeds, limit_train=limit, device=words[0], precision=words[1]
     )
     try:
         plan = make_plan(request)
