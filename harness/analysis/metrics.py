@@ -21,6 +21,7 @@ __all__ = [
     "correct",
     "cross_entropy",
     "load_libraries",
+    "log_odds",
     "softmax",
     "wilson",
 ]
@@ -91,7 +92,7 @@ def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
     if len(occurring) < 2 or np.isnan(probabilities).any():
         return None
     ranked = [1] if probabilities.shape[1] == 2 else occurring
-    return float(np.mean([_auc(labels == label, _log_odds(probabilities, label)) for label in ranked]))
+    return float(np.mean([_auc(labels == label, log_odds(probabilities, label)) for label in ranked]))
 
 
 def _auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
@@ -102,7 +103,15 @@ def _auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     return float(ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n))
 
 
-def _log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+def log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    """Return how sure the network is that images are of class ``label``, (n,), as the logarithm of its odds.
+
+    It ranks images that a probability, which rounds to 1, would not tell apart; ends are at -1e9 and 1e9.
+
+    Args:
+        probabilities: (n, classes), each row summing to one.
+        label: a class.
+    """
     with np.errstate(divide="ignore"):
         rest = np.log(np.delete(probabilities, label, axis=1).sum(axis=1))
         odds: NDArray[np.float64] = np.log(probabilities[:, label]) - rest

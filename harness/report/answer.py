@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.analysis.metrics import classify, wilson
+from harness.analysis.paired import mcnemar
 from harness.report.parts import Share, badge, share, test_labels, test_share
 from harness.report.text import count, interval, p_value, percent
 from harness.results import EnsembleRecord, Run, StageRecord
 
-__all__ = ["Answer", "Paired", "answer", "baseline", "paired", "same_test_images"]
-
-ALPHA = 0.05
+__all__ = ["Answer", "answer", "baseline", "same_test_images"]
 
 
 @dataclass(frozen=True)
@@ -24,31 +22,6 @@ class Answer:
 
     lead: str
     details: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two classifiers on the same images: those that only one of them got right, and the exact McNemar test."""
-
-    only_first: int
-    only_second: int
-    p: float
-
-    @property
-    def told_apart(self) -> bool:
-        """True where the difference is more than chance makes of equals in one of twenty cases."""
-        return self.p < ALPHA
-
-
-def paired(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> Paired:
-    """Compare predicted labels (n,) by McNemar's exact test, which counts only images on which one of the two erred."""
-    from scipy.stats import binomtest
-
-    truth = np.asarray(labels)
-    right, other = np.asarray(first) == truth, np.asarray(second) == truth
-    only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
-    discordant = only_first + only_second
-    return Paired(only_first, only_second, float(binomtest(only_first, discordant).pvalue) if discordant else 1.0)
 
 
 @dataclass(frozen=True)
@@ -125,7 +98,7 @@ def _against(best: _Candidate, second: _Candidate) -> tuple[str, str]:
     figures = f"{second.name}, {percent(second.share.value)} after {second.stage.name}"
     if labels is None or first is None or other is None:
         return "", f"Next comes {figures}."
-    test = paired(labels, first, other)
+    test = mcnemar(labels, first, other)
     detail = (
         f"Next comes {figures}: {best.name} alone was right on {count(test.only_first)} images, {second.name} alone on "
         f"{count(test.only_second)} (exact McNemar test, {p_value(test.p)})."
@@ -157,7 +130,7 @@ def _ensemble(ensembles: Sequence[EnsembleRecord], candidates: Sequence[_Candida
     labels, predicted = test_labels(member.run), member.predicted
     if labels is None or predicted is None:
         return f"{said}."
-    test = paired(labels, best.labels, predicted)
+    test = mcnemar(labels, best.labels, predicted)
     verdict = "a difference beyond chance" if test.told_apart else "the two cannot be told apart"
     return f"{said}: {verdict} (exact McNemar test, {p_value(test.p)})."
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.report.answer import answer, paired
+from harness.report.answer import answer
 from harness.report.paper import Deviation, deviations, load_paper
 from harness.report.parts import confusion, curves, latencies
 from harness.report.render import render_report
@@ -33,19 +33,6 @@ def _runs(store: Store, *accuracies: float) -> list[Run]:
         for number, accuracy in enumerate(accuracies)
     ]
     return [store.run(run_id) for run_id in ids]
-
-
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "p"), [(0, 0, 1.0), (5, 5, 1.0), (10, 0, 2 / 2**10), (8, 2, 2 * 56 / 2**10)]
-)
-def test_mcnemar_is_exact(only_first: int, only_second: int, p: float) -> None:
-    truth = np.ones(only_first + only_second + 7, int)
-    first, second = truth.copy(), truth.copy()
-    first[:only_second] = 0
-    second[only_second : only_second + only_first] = 0
-    test = paired(truth, first, second)
-    assert (test.only_first, test.only_second) == (only_first, only_second)
-    assert test.p == pytest.approx(p)
 
 
 def test_equals_are_not_told_apart_and_unequals_are(store: Store) -> None:
