@@ -7,7 +7,8 @@ fewer images than the original. Treating the images as independent would make in
 The interval is of percentiles, which stay in the range of the figure and need no formula for its error, so that the
 same goes for accuracy, AUC and differences. Percentiles are too narrow where groups are few, so they are taken further
 out, as Student's t with groups - 1 degrees of freedom is to the normal distribution (the expanded percentile interval:
-Hesterberg 2015, The American Statistician 69:371). With a dozen groups or fewer it is still a rough one.
+Hesterberg 2015, The American Statistician 69:371). In simulations it then holds an accuracy of 139 patients 95 times in
+100, and one of 20 patients 92 times (benchmarks/interval_coverage.json).
 """
 
 from __future__ import annotations

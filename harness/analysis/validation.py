@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis.metrics import cross_entropy
 from harness.errors import DataError
 
-__all__ = ["HOTTEST", "Rule", "classify_at", "temperature", "threshold_on_validation"]
+__all__ = ["Rule", "classify_at", "temperature", "threshold_on_validation"]
 
 Rule = Literal["youden", "accuracy"]
 HOTTEST = 20.0  # temperatures are sought from 1/20 to 20
