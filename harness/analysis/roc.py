@@ -70,7 +70,7 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike) -> Auc | None:
     """Return the area under the ROC curve with a 95 % interval.
 
     The interval is DeLong's normal one on the scale of the logarithm of the area's odds (Pepe 2003, *The Statistical
-    Evaluation of Medical Tests*, 5.2.4), so that it stays between 0 and 1. An area of 0 or 1 has none, and neither has
+    Evaluation of Medical Tests*), so that it stays between 0 and 1. An area of 0 or 1 has none, and neither has
     one of scores that are all equal, or with a single image of a class.
 
     Args:

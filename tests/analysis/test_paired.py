@@ -151,7 +151,7 @@ def test_pairs_are_adjusted_together() -> None:
 
 def test_the_smallest_difference_as_published() -> None:
     """Connor's formula gives 23 pairs for discordant shares of 0.45 and 0.05 and a power of 80 % (the example of
-    powerandsamplesize.com, *Compare Paired Proportions*).
+    open-powersamplesize, *Compare Paired Proportions: McNemar's Z-test*, which cites page 209 of his paper).
     """
     with_22, with_23 = (smallest_difference(n, 0.5) for n in (22, 23))
     assert with_22 is not None
