@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from harness.analysis.metrics import classify, correct, wilson
 from harness.analysis.roofs import Placed
 from harness.analysis.samples import summarize
-from harness.report.text import count
-from harness.results import Measurement, Run, StageRecord
+from harness.report.text import audited, count
+from harness.results import DatasetRecord, Measurement, Run, StageRecord
 
 __all__ = [
+    "Audit",
     "Badge",
     "Confusion",
     "ConfusionRow",
@@ -26,6 +27,7 @@ __all__ = [
     "Recall",
     "Share",
     "Span",
+    "audit",
     "badge",
     "confusion",
     "curves",
@@ -51,7 +53,7 @@ _MEMORY = {
 
 @dataclass(frozen=True)
 class Badge:
-    """What the initial weights were. ``kind`` is random, pretrained, file or unknown."""
+    """A word or two in a frame. ``kind`` is its style: of initial weights random, pretrained, file or unknown."""
 
     kind: str
     text: str
@@ -68,6 +70,21 @@ def badge(run: Run) -> Badge:
     kind = run.weights.kind if run.weights else "random" if asked == "random" else "unknown"
     texts = {"random": "random weights, not pretrained", "pretrained": "pretrained", "file": "weights from a file"}
     return Badge(kind, texts.get(kind, "weights not loaded"))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What figures on a data set are worth: the verdict, and why in sentences."""
+
+    dataset: str
+    badge: Badge
+    text: str
+
+
+def audit(dataset: DatasetRecord) -> Audit:
+    """Return the verdict of a data set's passport; one that has none was not audited."""
+    verdict, text = audited(dataset.passport)
+    return Audit(dataset.name, Badge(verdict.replace(" ", "-"), verdict), text)
 
 
 @dataclass(frozen=True)

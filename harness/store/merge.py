@@ -464,8 +464,9 @@ class _Batch:
         return experiments
 
     def _datasets(self, ids: Collection[int]) -> dict[int, int]:
-        """Copy data sets with the images of their splits."""
+        """Copy data sets with the images of their splits, and passports that say more than those here."""
         datasets = self._shared(_DATASETS, "fingerprint", ids)
+        self._passports(datasets)
         query = select(_DATASET_SPLITS, _SPLITS.c.sha256).outerjoin(_SPLITS, _SPLITS.c.id == _DATASET_SPLITS.c.split_id)
         links = self.reader.all(query.where(_DATASET_SPLITS.c.dataset_id.in_(datasets)))
         here = query.where(_DATASET_SPLITS.c.dataset_id.in_(datasets.values()))
@@ -486,6 +487,16 @@ class _Batch:
         values = [self._values(_DATASET_SPLITS, link, refers) for link in missing]
         self._insert_missing(_DATASET_SPLITS, list(_DATASET_SPLITS.primary_key), values)
         return datasets
+
+    def _passports(self, datasets: Mapping[int, int]) -> None:
+        query = select(_DATASETS).where(_DATASETS.c.passport.is_not(None))
+        here = self.writer.execute(query.where(_DATASETS.c.id.in_(datasets.values()))).mappings()
+        known = {row["id"]: row["passport"] for row in here if has_shape(_DATASETS.c.passport, row["passport"])}
+        for row in self.reader.all(query.where(_DATASETS.c.id.in_(datasets))):
+            there = self._values(_DATASETS, row, {})["passport"]
+            row_id = datasets[row["id"]]
+            if row_id not in known or (known[row_id]["baselines"] is None and there["baselines"] is not None):
+                self.writer.execute(update(_DATASETS).where(_DATASETS.c.id == row_id).values(passport=there))
 
     # --- ensembles -------------------------------------------------------------------------------------------------
 
