@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from harness.analysis.metrics import classify, correct, wilson
 from harness.analysis.roofs import Placed
 from harness.analysis.samples import summarize
-from harness.report.text import audited, count
+from harness.report.text import audited, count, figure, percent
 from harness.results import DatasetRecord, Measurement, Run, StageRecord
 
 __all__ = [
@@ -74,17 +74,29 @@ def badge(run: Run) -> Badge:
 
 @dataclass(frozen=True)
 class Audit:
-    """What figures on a data set are worth: the verdict, and why in sentences."""
+    """What figures on a data set are worth: the verdict, and why in sentences.
+
+    ``more`` is what else was found, and how far one gets without looking at an image.
+    """
 
     dataset: str
     badge: Badge
     text: str
+    more: tuple[str, ...]
 
 
 def audit(dataset: DatasetRecord) -> Audit:
     """Return the verdict of a data set's passport; one that has none was not audited."""
     verdict, text = audited(dataset.passport)
-    return Audit(dataset.name, Badge(verdict.replace(" ", "-"), verdict), text)
+    more: list[str] = []
+    if passport := dataset.passport:
+        more += [reason.text for reason in passport.reasons if reason.verdict != passport.verdict]
+        for one in (*((passport.majority,) if passport.majority else ()), *(passport.baselines or ())):
+            right = f"right on {percent(one.accuracy['test'])} of test" if "test" in one.accuracy else "not tested"
+            area = f", AUC {figure(one.auc['test'])}" if "test" in one.auc else ""
+            more.append(f"{one.name}, without looking at an image: {one.rule}; {right}{area}")
+        more += passport.notes
+    return Audit(dataset.name, Badge(verdict.replace(" ", "-"), verdict), text, tuple(more))
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ def merge(
 
     A run that both hold stays as it is, unless the other database's went further: it completed, or had more attempts,
     or more epochs. It then takes its place under the same number. Sweeps and tags of both are united; a note is kept
-    unless it is empty. A run that is being executed, there or here, is left alone.
+    unless it is empty. A run that is being executed, there or here, is left alone. Of two passports of a data set that
+    stays which says more.
 
     Args:
         url: the database to copy into, made where it is missing.
@@ -259,6 +260,8 @@ def _copy(source: Store, target: Store, merged: Merged, progress: Progress, *, e
                     done += len(part)
                     progress(done, total)
                 rest = query.where(table.c.id > rows[-1]["id"])
+        with _writing(target.database, reader) as connection:
+            _Batch(reader, connection, target, alive, exact, merged).copy_passports()
 
 
 def _of_bounded_size(reader: Snapshot, runs: list[Values]) -> Iterator[list[Values]]:
@@ -464,9 +467,8 @@ class _Batch:
         return experiments
 
     def _datasets(self, ids: Collection[int]) -> dict[int, int]:
-        """Copy data sets with the images of their splits, and passports that say more than those here."""
+        """Copy data sets with the images of their splits."""
         datasets = self._shared(_DATASETS, "fingerprint", ids)
-        self._passports(datasets)
         query = select(_DATASET_SPLITS, _SPLITS.c.sha256).outerjoin(_SPLITS, _SPLITS.c.id == _DATASET_SPLITS.c.split_id)
         links = self.reader.all(query.where(_DATASET_SPLITS.c.dataset_id.in_(datasets)))
         here = query.where(_DATASET_SPLITS.c.dataset_id.in_(datasets.values()))
@@ -488,15 +490,17 @@ class _Batch:
         self._insert_missing(_DATASET_SPLITS, list(_DATASET_SPLITS.primary_key), values)
         return datasets
 
-    def _passports(self, datasets: Mapping[int, int]) -> None:
+    def copy_passports(self) -> None:
+        """Give data sets that both have the passport that says more: one where the images were looked at, or any."""
         query = select(_DATASETS).where(_DATASETS.c.passport.is_not(None))
-        here = self.writer.execute(query.where(_DATASETS.c.id.in_(datasets.values()))).mappings()
-        known = {row["id"]: row["passport"] for row in here if has_shape(_DATASETS.c.passport, row["passport"])}
-        for row in self.reader.all(query.where(_DATASETS.c.id.in_(datasets))):
-            there = self._values(_DATASETS, row, {})["passport"]
-            row_id = datasets[row["id"]]
-            if row_id not in known or (known[row_id]["baselines"] is None and there["baselines"] is not None):
-                self.writer.execute(update(_DATASETS).where(_DATASETS.c.id == row_id).values(passport=there))
+        there = {row["fingerprint"]: self._values(_DATASETS, row, {})["passport"] for row in self.reader.all(query)}
+        both = select(_DATASETS).where(_DATASETS.c.fingerprint.in_(there))
+        for row in self.writer.execute(both).mappings().all():
+            known, other = row["passport"], there[row["fingerprint"]]
+            says_something = known is not None and has_shape(_DATASETS.c.passport, known)
+            if not says_something or (known["baselines"] is None and other["baselines"] is not None):
+                here = _DATASETS.c.id == row["id"]
+                self.writer.execute(update(_DATASETS).where(here).values(passport=other))
 
     # --- ensembles -------------------------------------------------------------------------------------------------
 
