@@ -164,12 +164,17 @@ def _duplicates(
 ) -> Iterator[Reason]:
     if conflicts:
         labels = {ref.label: ref.id for _, ref in conflicts[0]}
-        such = " and ".join(f"{id_} ({classes[label]})" for label, id_ in sorted(labels.items()))
+        such = " and ".join(f"{_printable(id_)} ({classes[label]})" for label, id_ in sorted(labels.items()))
         yield Reason("suspect", f"{_groups(len(conflicts))} of identical files with different labels, such as {such}")
     for split in _WORDS:
         within = [number for group in duplicates if (number := sum(found == split for found, _ in group)) > 1]
         if within:
             yield Reason("suspect", f"{_groups(len(within))} of identical files in {split} ({sum(within)} files)")
+
+
+def _printable(text: str) -> str:
+    """Escape what file names may hold and UTF-8 may not."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _groups(n: int) -> str:
@@ -275,6 +280,6 @@ def _surprise(baseline: Baseline, splits: ImageSplits) -> Iterator[Reason]:
     if found >= bound:
         yield Reason(
             "suspect",
-            f"{baseline.name} alone tells the classes of test apart with an AUC of {found:.2f} (from {bound:.2f} on "
-            "that is no chance, and what a useful test has): figures may rest on how images were made",
+            f"{baseline.name} alone tells the classes of test apart with an AUC of {found:.2f} ({bound:.2f} and more "
+            "is beyond chance, and as good as a useful test): figures may rest on how images were made",
         )

@@ -10,7 +10,7 @@ import typer
 
 from harness.cli.options import Database, Json
 from harness.cli.output import bar, err, escape, out, print_json, say
-from harness.errors import DataError, HarnessError
+from harness.errors import ConfigError, DataError, HarnessError
 
 if TYPE_CHECKING:
     from harness.api import Dataset, ImageSplits
@@ -226,7 +226,7 @@ def _baseline_table(passport: Passport) -> Any:
     from rich.table import Table
 
     table = Table()
-    table.add_column("answers without looking, learned on train", overflow="fold")
+    table.add_column("trivial answers, learned on train", overflow="fold")
     for split in ("val", "test"):
         table.add_column(f"{split} accuracy", justify="right")
         table.add_column(f"{split} AUC", justify="right")
@@ -248,6 +248,11 @@ def _load(name: str, settings: list[str] | None) -> tuple[str, Dataset, ImageSpl
     plain, colon, argument = name.partition(":")
     dataset = registry.load(registry.find("dataset", plain), Dataset)
     overrides = [parse_set(text) for text in settings or ()]
+    for override in overrides:
+        if override.path[0] != "data":
+            raise ConfigError(
+                f"--set {'.'.join(override.path)}: options of a data set begin with data., as data.split=grouped"
+            )
     options = apply_to_dataset(plain, argument if colon else None, dataset.Options, overrides)
     return plain, dataset, dataset.load(plain, options)
 

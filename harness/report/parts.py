@@ -94,7 +94,7 @@ def audit(dataset: DatasetRecord) -> Audit:
         for one in (*((passport.majority,) if passport.majority else ()), *(passport.baselines or ())):
             right = f"right on {percent(one.accuracy['test'])} of test" if "test" in one.accuracy else "not tested"
             area = f", AUC {figure(one.auc['test'])}" if "test" in one.auc else ""
-            more.append(f"{one.name}, without looking at an image: {one.rule}; {right}{area}")
+            more.append(f"trivial answer by {one.name}: {one.rule}; {right}{area}")
         more += passport.notes
     return Audit(dataset.name, Badge(verdict.replace(" ", "-"), verdict), text, tuple(more))
 
