@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "Baseline",
     "CheckResult",
     "DatasetRecord",
     "EnsembleRecord",
@@ -25,10 +26,14 @@ __all__ = [
     "MeasurementSet",
     "Member",
     "Note",
+    "Overlap",
+    "Passport",
+    "Pictures",
     "PlannedRun",
     "PluginRecord",
     "Prediction",
     "Progress",
+    "Reason",
     "Run",
     "RunSetup",
     "RunStatus",
@@ -40,11 +45,13 @@ __all__ = [
     "StageStarted",
     "Sweep",
     "Turn",
+    "Verdict",
     "WeightsRecord",
 ]
 
 RunStatus = Literal["planned", "running", "completed", "failed", "interrupted", "lost"]
 SetStatus = Literal["completed", "out of memory", "failed"]
+Verdict = Literal["clean", "suspect", "leaky"]
 Json = Mapping[str, Any]
 
 
@@ -255,11 +262,86 @@ class SplitRecord:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why a data set got its verdict, in words. ``spoils`` names the splits whose figures are too good for it."""
+
+    verdict: Verdict
+    text: str
+    spoils: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two splits share: ``patients`` (None where they are unknown), and ``files`` of different content.
+
+    ``images`` of ``total`` in the second split show such a patient, or are such a file.
+    """
+
+    first: str
+    second: str
+    patients: int | None
+    files: int
+    images: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Answers given without looking at what an image shows: ``rule``, learned on train alone, in words.
+
+    ``accuracy`` (a share) and ``auc`` are by split; a split where one is not defined is missing.
+    """
+
+    name: str
+    rule: str
+    accuracy: Mapping[str, float]
+    auc: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the images of all splits are like: how many sizes, least and most pixels a side, images by mode."""
+
+    sizes: int
+    width: tuple[int, int]
+    height: tuple[int, int]
+    modes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Passport:
+    """What is known of a data set's images, and what that makes of figures on them; by :mod:`harness.analysis.audit`.
+
+    ``reasons`` are those for the verdict and for milder ones, ``notes`` what could not be looked at. ``patients`` are
+    by split, None where they are unknown. ``duplicate_files`` lie in ``duplicate_groups`` of identical ones, of which
+    ``conflicts`` have several labels. ``majority`` always answers the most frequent class. ``baselines`` and
+    ``pictures`` need the images themselves, and are None where nobody has looked at those.
+    """
+
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    notes: tuple[str, ...]
+    patients: Mapping[str, int] | None
+    duplicate_groups: int
+    duplicate_files: int
+    conflicts: int
+    overlaps: tuple[Overlap, ...]
+    majority: Baseline | None
+    baselines: tuple[Baseline, ...] | None = None
+    pictures: Pictures | None = None
+
+    @property
+    def because(self) -> str:
+        """The reasons that decided, as sentences."""
+        return " ".join(f"{one.text[0].upper()}{one.text[1:]}." for one in self.reasons if one.verdict == self.verdict)
+
+
+@dataclass(frozen=True)
 class DatasetRecord:
     """A data set as it was used: ``fingerprint`` covers splits, labels, groups and the bytes of each image.
 
     ``counts`` gives images per split and class: ``{"train": {"NORMAL": 1341, ...}, ...}``. ``splits`` holds val and
-    test, whose predictions are stored.
+    test, whose predictions are stored. ``passport`` is None for what was stored before there were any.
     """
 
     name: str
@@ -270,6 +352,7 @@ class DatasetRecord:
     citation: str
     licence: str
     splits: tuple[SplitRecord, ...] = ()
+    passport: Passport | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from sqlalchemy import insert, select
 from harness.analysis import metrics
 from harness.config import RunConfig
 from harness.results import (
+    Baseline,
     DatasetRecord,
     EnsembleRecord,
     Environment,
@@ -21,9 +22,13 @@ from harness.results import (
     Failure,
     Measurement,
     Member,
+    Overlap,
+    Passport,
+    Pictures,
     PlannedRun,
     PluginRecord,
     Prediction,
+    Reason,
     RunSetup,
     RunStatus,
     SplitRecord,
@@ -40,9 +45,27 @@ SPLITS = {"val": 5, "test": 8}
 STAGES = ("frozen", "finetune")
 HEAD = ScriptDirectory.from_config(alembic_config(None)).get_current_head()
 _NUMBERS = ("id", "run_id", "stage_id")
+PASSPORT = Passport(  # as planning a run writes it
+    verdict="leaky",
+    reasons=(Reason("leaky", "2 of 5 validation images (40 %) é\udcff", ("val",)), Reason("suspect", "twice")),
+    notes=("unknown",),
+    patients={"train": 4, "val": 3, "test": 4},
+    duplicate_groups=1,
+    duplicate_files=2,
+    conflicts=0,
+    overlaps=(Overlap("train", "val", 1, 0, 2, 5),),
+    majority=Baseline("most frequent class", "always NORMAL", {"train": 1.0, "test": 1 / 3}),
+)
+AUDITED = dataclasses.replace(  # as `harness data audit` writes it
+    PASSPORT,
+    baselines=(Baseline("file size", "NORMAL below 7.0 bytes, else PNEUMONIA", {"test": 0.5}, {"test": 1 / 3}),),
+    pictures=Pictures(2, (224, 230), (200, 224), {"L": 3, "RGB": 4}),
+)
 
 
-def dataset(tag: str = "f", *, name: str = "chest-xray", prefix: str = "") -> DatasetRecord:
+def dataset(
+    tag: str = "f", *, name: str = "chest-xray", prefix: str = "", passport: Passport | None = PASSPORT
+) -> DatasetRecord:
     """Those of one tag share all images, and all share those of val."""
     splits = tuple(
         SplitRecord(
@@ -54,7 +77,15 @@ def dataset(tag: str = "f", *, name: str = "chest-xray", prefix: str = "") -> Da
         for split, n in SPLITS.items()
     )
     return DatasetRecord(
-        name, (tag * 64)[:64], ("NORMAL", "PNEUMONIA"), {"train": {"NORMAL": 7}}, True, "Kermany", "CC BY 4.0", splits
+        name=name,
+        fingerprint=(tag * 64)[:64],
+        classes=("NORMAL", "PNEUMONIA"),
+        counts={"train": {"NORMAL": 7}},
+        synthetic=True,
+        citation="Kermany",
+        licence="CC BY 4.0",
+        splits=splits,
+        passport=passport,
     )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "cross_entropy",
     "load_libraries",
     "log_odds",
+    "rank_auc",
     "softmax",
     "wilson",
 ]
@@ -92,11 +93,18 @@ def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
     if len(occurring) < 2 or np.isnan(probabilities).any():
         return None
     ranked = [1] if probabilities.shape[1] == 2 else occurring
-    return float(np.mean([_auc(labels == label, log_odds(probabilities, label)) for label in ranked]))
+    return float(np.mean([rank_auc(labels == label, log_odds(probabilities, label)) for label in ranked]))
 
 
-def _auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """Mann and Whitney's statistic, as a share of the pairs; equal scores share their mean rank."""
+def rank_auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return the area under the ROC curve of one score an image: Mann and Whitney's statistic, as a share of the pairs.
+
+    Equal scores share their mean rank.
+
+    Args:
+        positive: (n,), with images of both kinds.
+        scores: (n,)
+    """
     _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]
     n = int(positive.sum())

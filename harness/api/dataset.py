@@ -23,13 +23,15 @@ class ImageRef:
     """One labelled image. ``group`` is what must not be torn between splits (a patient).
 
     ``sha256`` is of its bytes, and of whatever else decides on its pixels, such as options of the data set: images with
-    the same hash have the same pixels, and are decoded once for all data sets.
+    the same hash have the same pixels, and are decoded once for all data sets. ``size`` is its file's, in bytes; None
+    where there is no file, or nobody noted it. What is used in training does not depend on it.
     """
 
     id: str
     label: int
     group: str
     sha256: str
+    size: int | None = None
 
 
 class ImageSource(Protocol):

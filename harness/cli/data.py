@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from harness.cli.output import bar, err, escape, out, print_json
-from harness.errors import DataError, HarnessError
+from harness.cli.options import Database, Json
+from harness.cli.output import bar, err, escape, out, print_json, say
+from harness.errors import ConfigError, DataError, HarnessError
+
+if TYPE_CHECKING:
+    from harness.api import Dataset, ImageSplits
+    from harness.results import DatasetRecord, Passport
 
 app = typer.Typer(help="Add, list and inspect data sets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Data set plugin, from `harness data list`.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Named = Annotated[str, typer.Argument(metavar="NAME", help="Data set plugin, or imagefolder:FOLDER.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Option of the data set, such as data.split=grouped. Repeatable.")
+]
 
 
 @app.command("list")
@@ -101,26 +110,18 @@ def fetch_data(
 
 @app.command("show")
 def show_data(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Data set plugin, or imagefolder:FOLDER.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Option of the data set, such as data.split=grouped. Repeatable.")
-    ] = None,
+    name: Named,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Show the splits that a run would use: images by class, patients, and what the splits share.
 
     Example: harness data show chest-xray --set data.split=grouped
     """
-    from harness import registry
-    from harness.api import Dataset
-    from harness.config import apply_to_dataset, parse_set
     from harness.data.record import describe
     from harness.data.splits import leak
 
-    plain, colon, argument = name.partition(":")
-    dataset = registry.load(registry.find("dataset", plain), Dataset)
-    overrides = [parse_set(text) for text in settings or ()]
-    splits = dataset.load(plain, apply_to_dataset(plain, argument if colon else None, dataset.Options, overrides))
+    plain, dataset, splits = _load(name, settings)
     named = splits.named()
     counts = {split: dict(of_class) for split, of_class in describe(plain, dataset, splits).counts.items()}
     groups = {split: len({ref.group for ref in refs}) for split, refs in named.items()}
@@ -147,6 +148,113 @@ def show_data(
     out.print(f"fingerprint {splits.fingerprint[:16]}{synthetic}")
     if dataset.citation:
         out.print(escape(f"{dataset.citation}. {dataset.licence}."), soft_wrap=True)
+
+
+@app.command("audit")
+def audit_data(
+    name: Named,
+    settings: Settings = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 unless the verdict is clean.")] = False,
+    db: Database = "benchmark.db",
+    as_json: Json = False,
+) -> None:
+    """Look at every image, say what figures on these splits are worth, and store that with the data set.
+
+    The verdict is leaky where a patient or an identical file is in two splits, suspect where labels conflict, files are
+    there twice, patients are unknown or a trivial number tells the classes apart, and clean otherwise.
+
+    Example: harness data audit chest-xray --set data.split=grouped
+    """
+    from dataclasses import asdict, replace
+
+    from harness.data.audit import audit
+    from harness.data.record import describe
+    from harness.store import open_store
+
+    plain, dataset, splits = _load(name, settings)
+    with bar("looking at images") as progress:
+        passport = audit(splits, progress)
+    record = replace(describe(plain, dataset, splits), passport=passport)
+    with open_store(db, say=say) as store:
+        store.add_dataset(record)
+    if as_json:
+        about = {"name": plain, "fingerprint": record.fingerprint, "classes": record.classes, "counts": record.counts}
+        print_json(about | asdict(passport))
+    else:
+        _print_passport(record, passport)
+    if strict and passport.verdict != "clean":
+        raise typer.Exit(1)
+
+
+def _print_passport(record: DatasetRecord, passport: Passport) -> None:
+    counts = {split: dict(of_class) for split, of_class in record.counts.items()}
+    out.print(_count_table(record.classes, counts, passport.patients, shares=True))
+    if pictures := passport.pictures:
+        (narrow, wide), (low, high) = pictures.width, pictures.height
+        sizes = f"{narrow} x {low}" if pictures.sizes == 1 else f"of {pictures.sizes} sizes, {narrow} to {wide} wide"
+        sizes += "" if pictures.sizes == 1 else f" and {low} to {high} high"
+        modes = ", ".join(f"{number:,} of mode {mode}" for mode, number in pictures.modes.items())
+        out.print(escape(f"images {sizes}; {modes}"), soft_wrap=True)
+    of_labels = f", {passport.conflicts} with several labels" if passport.conflicts else ", none with several labels"
+    groups = f"{passport.duplicate_groups} groups of identical files ({passport.duplicate_files} files)"
+    out.print(groups + (of_labels if passport.duplicate_groups else ""))
+    out.print(_overlap_table(passport))
+    out.print(_baseline_table(passport))
+    for note in passport.notes:
+        out.print(escape(note), soft_wrap=True)
+    out.print(f"fingerprint {record.fingerprint[:16]}{', synthetic' if record.synthetic else ''}")
+    colour = {"clean": "green", "suspect": "yellow", "leaky": "red"}[passport.verdict]
+    out.print(f"[bold {colour}]{passport.verdict}[/]")
+    for reason in passport.reasons:
+        out.print(f"- {reason.verdict}: {escape(reason.text)}", soft_wrap=True)
+
+
+def _overlap_table(passport: Passport) -> Any:
+    from rich.table import Table
+
+    table = Table()
+    for heading, side in (("in both", "left"), ("patients", "right"), ("files", "right"), ("images", "right")):
+        table.add_column(heading, justify=cast(Any, side))
+    for one in passport.overlaps:
+        patients = "unknown" if one.patients is None else str(one.patients)
+        share = f"{one.images} of {one.total} {one.second}, {one.images / one.total:.1%}"
+        table.add_row(f"{one.first} and {one.second}", patients, str(one.files), share)
+    return table
+
+
+def _baseline_table(passport: Passport) -> Any:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("trivial answers, learned on train", overflow="fold")
+    for split in ("val", "test"):
+        table.add_column(f"{split} accuracy", justify="right")
+        table.add_column(f"{split} AUC", justify="right")
+    for one in (*((passport.majority,) if passport.majority else ()), *(passport.baselines or ())):
+        cells = []
+        for split in ("val", "test"):
+            cells.append(f"{one.accuracy[split]:.1%}" if split in one.accuracy else "")
+            cells.append(f"{one.auc[split]:.3f}" if split in one.auc else "")
+        table.add_row(escape(f"{one.name}: {one.rule}"), *cells)
+    return table
+
+
+def _load(name: str, settings: list[str] | None) -> tuple[str, Dataset, ImageSplits]:
+    """Return the plugin's name, the plugin and its splits, of ``NAME`` or ``NAME:ARGUMENT`` and ``--set``."""
+    from harness import registry
+    from harness.api import Dataset
+    from harness.config import apply_to_dataset, parse_set
+
+    plain, colon, argument = name.partition(":")
+    dataset = registry.load(registry.find("dataset", plain), Dataset)
+    overrides = [parse_set(text) for text in settings or ()]
+    for override in overrides:
+        if override.path[0] != "data":
+            raise ConfigError(
+                f"--set {'.'.join(override.path)}: options of a data set begin with data., as data.split=grouped"
+            )
+    options = apply_to_dataset(plain, argument if colon else None, dataset.Options, overrides)
+    return plain, dataset, dataset.load(plain, options)
 
 
 def _register(name: str, dataset: Any, source: Path, root: str | None, as_json: bool) -> None:
@@ -197,7 +305,9 @@ def _register(name: str, dataset: Any, source: Path, root: str | None, as_json: 
     out.print(f"registered; the images stay in {escape(str(manifest.source))}", soft_wrap=True)
 
 
-def _count_table(classes: Any, counts: dict[str, dict[str, int]], groups: dict[str, int]) -> Any:
+def _count_table(
+    classes: Any, counts: dict[str, dict[str, int]], groups: Mapping[str, int] | None, *, shares: bool = False
+) -> Any:
     from rich.table import Table
 
     table = Table()
@@ -206,5 +316,7 @@ def _count_table(classes: Any, counts: dict[str, dict[str, int]], groups: dict[s
         table.add_column(escape(heading), justify="right")
     for split, of_class in counts.items():
         numbers = [of_class.get(name, 0) for name in classes]
-        table.add_row(escape(split), *map(str, (*numbers, sum(numbers), groups[split])))
+        total = sum(numbers)
+        cells = [f"{number} ({number / total:.1%})" if shares and total else str(number) for number in numbers]
+        table.add_row(escape(split), *cells, str(total), "unknown" if groups is None else str(groups[split]))
     return table

@@ -255,7 +255,7 @@ def show_run(
     from harness.analysis.roofs import SUITE, place_run
     from harness.cli.measurements import placed_words
     from harness.cli.tables import run_json
-    from harness.report.text import execution
+    from harness.report.text import audited, execution
     from harness.store import open_store
 
     with open_store(db, create=False, say=say) as store:
@@ -275,6 +275,7 @@ def show_run(
         "backbone": run.backbone,
         "schedule": run.schedule,
         "data set": f"{run.dataset.name}{synthetic}, fingerprint {run.dataset.fingerprint[:16]}",
+        "audit": ": ".join(audited(run.dataset.passport)),
         "seed": str(run.seed),
         "config": f"hash {run.config_hash[:16]} (--json shows it)",
         "began": f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC" if run.started_at else "not yet",

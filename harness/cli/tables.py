@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -203,6 +204,7 @@ def run_json(run: Run) -> dict[str, Any]:
             "fingerprint": run.dataset.fingerprint,
             "synthetic": run.dataset.synthetic,
             "counts": run.dataset.counts,
+            "passport": asdict(run.dataset.passport) if run.dataset.passport else None,
         },
         "seed": run.seed,
         "plugins": [vars(plugin) for plugin in run.plugins],

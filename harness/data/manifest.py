@@ -44,7 +44,10 @@ class _Record(BaseModel):
 
 
 class ImageEntry(_Record):
-    """One verified image. ``path`` is relative to the manifest's root; ``sha256`` is of the file's bytes."""
+    """One verified image. ``path`` is relative to the manifest's root; ``sha256`` is of the file's bytes.
+
+    ``size`` is their number, None in manifests that were written before it was noted.
+    """
 
     path: str
     split: str
@@ -54,6 +57,7 @@ class ImageEntry(_Record):
     width: int
     height: int
     mode: Literal["L", "RGB"]
+    size: int | None = None
 
 
 class Manifest(_Record):
@@ -75,7 +79,7 @@ class Manifest(_Record):
         """Return the images of one of the source's splits, in the order of their paths."""
         labels = {name: label for label, name in enumerate(self.classes)}
         return tuple(
-            ImageRef(entry.path, labels[entry.class_name], entry.group, entry.sha256)
+            ImageRef(entry.path, labels[entry.class_name], entry.group, entry.sha256, entry.size)
             for entry in self.images
             if entry.split == split
         )
@@ -172,6 +176,7 @@ def _verify(tree: Tree, root: str, candidate: Candidate) -> tuple[ImageEntry | s
                 width=image.width,
                 height=image.height,
                 mode=mode,
+                size=len(data),
             )
             return entry, all(channel == channels[0] for channel in channels)
     except DataError as error:

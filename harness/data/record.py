@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from harness.analysis.audit import examine
 from harness.api import Dataset, ImageSplits
 from harness.results import DatasetRecord, SplitRecord
 
@@ -13,7 +14,10 @@ __all__ = ["describe"]
 
 
 def describe(name: str, dataset: Dataset, splits: ImageSplits) -> DatasetRecord:
-    """Describe loaded splits: counts of all, and the images of val and test, whose predictions are stored."""
+    """Describe loaded splits: counts of all, the images of val and test, whose predictions are stored, and a passport.
+
+    The passport is what can be said without looking at a pixel.
+    """
     named = splits.named()
     tallies = {split: Counter(ref.label for ref in refs) for split, refs in named.items()}
     return DatasetRecord(
@@ -36,4 +40,5 @@ def describe(name: str, dataset: Dataset, splits: ImageSplits) -> DatasetRecord:
             )
             for split in ("val", "test")
         ),
+        passport=examine(splits),
     )

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from harness.analysis.metrics import classify, correct, wilson
 from harness.analysis.roofs import Placed
 from harness.analysis.samples import summarize
-from harness.report.text import count
-from harness.results import Measurement, Run, StageRecord
+from harness.report.text import audited, count, figure, percent
+from harness.results import DatasetRecord, Measurement, Run, StageRecord
 
 __all__ = [
+    "Audit",
     "Badge",
     "Confusion",
     "ConfusionRow",
@@ -26,6 +27,7 @@ __all__ = [
     "Recall",
     "Share",
     "Span",
+    "audit",
     "badge",
     "confusion",
     "curves",
@@ -51,7 +53,7 @@ _MEMORY = {
 
 @dataclass(frozen=True)
 class Badge:
-    """What the initial weights were. ``kind`` is random, pretrained, file or unknown."""
+    """A word or two in a frame. ``kind`` is its style: of initial weights random, pretrained, file or unknown."""
 
     kind: str
     text: str
@@ -68,6 +70,33 @@ def badge(run: Run) -> Badge:
     kind = run.weights.kind if run.weights else "random" if asked == "random" else "unknown"
     texts = {"random": "random weights, not pretrained", "pretrained": "pretrained", "file": "weights from a file"}
     return Badge(kind, texts.get(kind, "weights not loaded"))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What figures on a data set are worth: the verdict, and why in sentences.
+
+    ``more`` is what else was found, and how far one gets without looking at an image.
+    """
+
+    dataset: str
+    badge: Badge
+    text: str
+    more: tuple[str, ...]
+
+
+def audit(dataset: DatasetRecord) -> Audit:
+    """Return the verdict of a data set's passport; one that has none was not audited."""
+    verdict, text = audited(dataset.passport)
+    more: list[str] = []
+    if passport := dataset.passport:
+        more += [reason.text for reason in passport.reasons if reason.verdict != passport.verdict]
+        for one in (*((passport.majority,) if passport.majority else ()), *(passport.baselines or ())):
+            right = f"right on {percent(one.accuracy['test'])} of test" if "test" in one.accuracy else "not tested"
+            area = f", AUC {figure(one.auc['test'])}" if "test" in one.auc else ""
+            more.append(f"trivial answer by {one.name}: {one.rule}; {right}{area}")
+        more += passport.notes
+    return Audit(dataset.name, Badge(verdict.replace(" ", "-"), verdict), text, tuple(more))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from harness.results import Passport
+
 __all__ = [
+    "audited",
     "bytes_",
     "count",
     "duration",
@@ -127,3 +130,10 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = item
     return flat
+
+
+def audited(passport: Passport | None) -> tuple[str, str]:
+    """Return a data set's verdict, and why, in sentences."""
+    if passport is None:
+        return "not audited", "Whether its splits share patients or files is not known; `harness data audit` finds out."
+    return passport.verdict, passport.because

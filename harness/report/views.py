@@ -12,12 +12,14 @@ from harness.analysis.roofs import place_run
 from harness.report.answer import Answer, answer, baseline, same_test_images
 from harness.report.paper import Deviation, Paper, PaperFigure, deviations, load_paper, options
 from harness.report.parts import (
+    Audit,
     Badge,
     Confusion,
     Curves,
     Latency,
     Memory,
     Share,
+    audit,
     badge,
     confusion,
     curves,
@@ -211,6 +213,7 @@ class ExperimentView:
     answer: Answer
     banners: tuple[Banner, ...]
     facts: tuple[tuple[str, str], ...]
+    audits: tuple[Audit, ...]
     paper: Paper | None
     several_datasets: bool
     stages: tuple[StageHead, ...]
@@ -248,6 +251,7 @@ def experiment_view(experiment: Experiment, runs: Sequence[Run], ensembles: Sequ
         answer=answer(runs, ensembles),
         banners=_banners(runs),
         facts=_facts(runs),
+        audits=tuple(audit(dataset) for dataset in {run.dataset.fingerprint: run.dataset for run in runs}.values()),
         paper=paper,
         several_datasets=len({run.dataset.fingerprint for run in runs}) > 1,
         stages=tuple(
@@ -502,6 +506,7 @@ class RunView:
     label: str
     banners: tuple[Banner, ...]
     headline: str
+    audit: Audit
     seconds: float | None
     stages: tuple[StageView, ...]
     confusions: tuple[Confusion, ...]
@@ -529,6 +534,7 @@ def run_view(run: Run, roofs: Sequence[MeasurementSet] = ()) -> RunView:
         label=f"{run.backbone}{badge(run).suffix}",
         banners=_banners([run]),
         headline=_headline(run),
+        audit=audit(run.dataset),
         seconds=_seconds(run),
         stages=tuple(_stage_view(run, stage) for stage in run.stages),
         confusions=tuple(found for stage in run.stages if (found := confusion(run, stage)) is not None),

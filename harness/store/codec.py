@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter
+
+from harness.results import Passport
 
 __all__ = [
     "canonical_json",
@@ -17,6 +21,7 @@ __all__ = [
     "pack_logits",
     "pack_strings",
     "sha256",
+    "to_passport",
     "unpack_doubles",
     "unpack_labels",
     "unpack_logits",
@@ -36,6 +41,20 @@ def canonical_json(value: Any) -> str:
 def sha256(value: Any) -> str:
     """Return the digest of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@cache
+def _passports() -> TypeAdapter[Passport]:
+    return TypeAdapter(Passport)
+
+
+def to_passport(value: Any) -> Passport:
+    """Return a passport from its JSON, which ``dataclasses.asdict`` makes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _passports().validate_python(value)
 
 
 def pack_strings(values: tuple[str, ...]) -> bytes:

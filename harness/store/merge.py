@@ -98,7 +98,8 @@ def merge(
 
     A run that both hold stays as it is, unless the other database's went further: it completed, or had more attempts,
     or more epochs. It then takes its place under the same number. Sweeps and tags of both are united; a note is kept
-    unless it is empty. A run that is being executed, there or here, is left alone.
+    unless it is empty. A run that is being executed, there or here, is left alone. Of two passports of a data set that
+    stays which says more.
 
     Args:
         url: the database to copy into, made where it is missing.
@@ -259,6 +260,8 @@ def _copy(source: Store, target: Store, merged: Merged, progress: Progress, *, e
                     done += len(part)
                     progress(done, total)
                 rest = query.where(table.c.id > rows[-1]["id"])
+        with _writing(target.database, reader) as connection:
+            _Batch(reader, connection, target, alive, exact, merged).copy_passports()
 
 
 def _of_bounded_size(reader: Snapshot, runs: list[Values]) -> Iterator[list[Values]]:
@@ -486,6 +489,18 @@ class _Batch:
         values = [self._values(_DATASET_SPLITS, link, refers) for link in missing]
         self._insert_missing(_DATASET_SPLITS, list(_DATASET_SPLITS.primary_key), values)
         return datasets
+
+    def copy_passports(self) -> None:
+        """Give data sets that both have the passport that says more: one where the images were looked at, or any."""
+        query = select(_DATASETS).where(_DATASETS.c.passport.is_not(None))
+        there = {row["fingerprint"]: self._values(_DATASETS, row, {})["passport"] for row in self.reader.all(query)}
+        both = select(_DATASETS).where(_DATASETS.c.fingerprint.in_(there))
+        for row in self.writer.execute(both).mappings().all():
+            known, other = row["passport"], there[row["fingerprint"]]
+            says_something = known is not None and has_shape(_DATASETS.c.passport, known)
+            if not says_something or (known["baselines"] is None and other["baselines"] is not None):
+                here = _DATASETS.c.id == row["id"]
+                self.writer.execute(update(_DATASETS).where(here).values(passport=other))
 
     # --- ensembles -------------------------------------------------------------------------------------------------
 

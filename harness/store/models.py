@@ -206,7 +206,7 @@ class DatasetSplitRow(Base):
 
 
 class DatasetRow(Base):
-    """A data set as it was used."""
+    """A data set as it was used. ``passport`` is a :class:`harness.results.Passport` in JSON."""
 
     __tablename__ = "datasets"
 
@@ -218,6 +218,7 @@ class DatasetRow(Base):
     synthetic: Mapped[bool]
     citation: Mapped[str]
     licence: Mapped[str]
+    passport: Mapped[dict[str, Any] | None]
 
     splits: Mapped[list[DatasetSplitRow]] = relationship(order_by=DatasetSplitRow.position, lazy="raise")
 

@@ -26,7 +26,7 @@ from harness.results import (
     StageRecord,
     WeightsRecord,
 )
-from harness.store.codec import unpack_doubles, unpack_labels, unpack_logits, unpack_strings
+from harness.store.codec import to_passport, unpack_doubles, unpack_labels, unpack_logits, unpack_strings
 from harness.store.models import (
     AttemptRow,
     DatasetRow,
@@ -157,7 +157,15 @@ def _splits(row: DatasetRow) -> tuple[SplitRecord, ...]:
 
 def _dataset(row: DatasetRow, splits: tuple[SplitRecord, ...]) -> DatasetRecord:
     return DatasetRecord(
-        row.name, row.fingerprint, tuple(row.classes), row.counts, row.synthetic, row.citation, row.licence, splits
+        name=row.name,
+        fingerprint=row.fingerprint,
+        classes=tuple(row.classes),
+        counts=row.counts,
+        synthetic=row.synthetic,
+        citation=row.citation,
+        licence=row.licence,
+        splits=splits,
+        passport=to_passport(row.passport) if row.passport is not None else None,
     )
 
 

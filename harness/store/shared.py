@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -43,9 +43,13 @@ def environment_id(session: Session, environment: Environment) -> int:
 
 
 def dataset_id(session: Session, record: DatasetRecord) -> int:
-    """Return the id of a data set, which is stored with its splits where it is missing."""
+    """Return the id of a data set, which is stored with its splits where it is missing.
+
+    Its passport takes the place of one that says no more: of none, or of any where the images were looked at.
+    """
     known = session.scalars(select(DatasetRow.id).where(DatasetRow.fingerprint == record.fingerprint)).one_or_none()
     if known is not None:
+        _set_passport(session, known, record)
         return known
     row_id = _add_once(
         session,
@@ -66,7 +70,17 @@ def dataset_id(session: Session, record: DatasetRecord) -> int:
             dataset_id=row_id, name=split.name, position=position, split_id=_split_id(session, split)
         )
         session.merge(link)
+    _set_passport(session, row_id, record)
     return row_id
+
+
+def _set_passport(session: Session, row_id: int, record: DatasetRecord) -> None:
+    if record.passport is None:
+        return
+    query = update(DatasetRow).where(DatasetRow.id == row_id)
+    if record.passport.baselines is None:
+        query = query.where(DatasetRow.passport.is_(None))
+    session.execute(query.values(passport=asdict(record.passport)))
 
 
 def _split_id(session: Session, split: SplitRecord) -> int:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from sqlalchemy import JSON, Column, ColumnElement, Connection, Select, Table, TypeDecorator, func
 
 from harness.errors import StoreError
+from harness.store.codec import to_passport
 from harness.store.database import UNREADABLE, Database, explained
 from harness.store.models import Base
 
@@ -48,6 +49,14 @@ def _is_plugin(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == fields and _are(str, value.values())
 
 
+def _is_passport(value: Any) -> bool:
+    try:
+        to_passport(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _are(kind: type, values: Any) -> bool:
     return all(type(value) is kind for value in values)
 
@@ -59,6 +68,7 @@ _SHAPES: Mapping[tuple[str, str], Callable[[Any], bool]] = {
         and _are(dict, value.values())
         and all(_are(int, of_split.values()) for of_split in value.values())
     ),
+    ("datasets", "passport"): _is_passport,
     ("ensembles", "plugin"): _is_plugin,
     ("environments", "details"): lambda value: isinstance(value, dict),
     ("measurement_sets", "config"): lambda value: isinstance(value, dict),

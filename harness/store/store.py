@@ -301,6 +301,14 @@ class Store:
             shared.remove_unused(session)
             return len(ensembles)
 
+    def add_dataset(self, record: DatasetRecord) -> None:
+        """Store a data set, or what its passport says of one that is there.
+
+        It goes, as all that no run uses, when something is deleted.
+        """
+        with self._write() as session:
+            shared.dataset_id(session, record)
+
     def add_ensemble(self, experiment: Experiment, record: EnsembleRecord) -> int:
         """Store an ensemble's decisions, in place of those of the same ensemble made before, and return its id.
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from harness.api import Download
 from harness.data.fetch import fetch
 from harness.errors import DataError
-from image_trees import kaggle, write_folder, write_zip
+from image_trees import encoded, grey, kaggle, write_folder, write_zip
 from support import Harness
 
 SMALL = ["--set", "data.val_normal=2", "--set", "data.val_pneumonia=3"]
@@ -82,6 +84,10 @@ def test_the_real_data_set(harness: Harness, real_images: Path) -> None:
         (["add", "chest-rays", "--from", "x"], "Did you mean chest-xray"),
         (["show", "imagefolder"], "data.path"),
         (["show", "chest-xray", "--set", "data.split=patient"], "'paper' or 'grouped'"),
+        (["audit", "chest-xray"], "have not been added"),
+        (["audit", "imagefolder:missing"], "there is nothing at"),
+        (["audit", "phantom", "--set", "data.split=grouped"], "nothing is called 'split' in 'data'"),
+        (["audit", "phantom", "--set", "frozen.epochs=1"], "begin with data."),
         (["fetch", "phantom"], "has no file to download"),
     ],
 )
@@ -116,3 +122,57 @@ def test_a_file_of_another_size_than_published_is_refused(served: str, tmp_path:
         fetch(download, tmp_path / "downloads", None, lambda *step: steps.append(step))
     assert not list((tmp_path / "downloads").iterdir())
     assert steps[-1][0] == steps[-1][1] > 1
+
+
+def test_audit_says_and_stores_what_a_data_set_is_worth(harness: Harness, tmp_path: Path) -> None:
+    harness("data", "add", "chest-xray", "--from", write_folder(tmp_path / "images", kaggle()))
+    done = harness("data", "audit", "chest-xray", *SMALL)
+    assert done.returncode == 0, done.stderr
+    for part in ("leaky", "validation figures are optimistic", "file size: ", "most frequent class: always PNEUMONIA"):
+        assert part in done.stdout
+    strict = harness("data", "audit", "chest-xray", *SMALL, "--strict", "--json")
+    assert (strict.returncode, json.loads(strict.stdout)["verdict"]) == (1, "leaky")
+    grouped = harness("data", "audit", "chest-xray", *SMALL, "--set", "data.split=grouped", "--json")
+    found = json.loads(grouped.stdout)
+    assert found["verdict"] == "clean"
+    assert found["overlaps"][0] == {
+        "first": "train",
+        "second": "val",
+        "patients": 0,
+        "files": 0,
+        "images": 0,
+        "total": 5,
+    }
+    assert (found["counts"]["test"], found["pictures"]["modes"]) == ({"NORMAL": 2, "PNEUMONIA": 2}, {"RGB": 21})
+    with closing(sqlite3.connect(tmp_path / "benchmark.db")) as connection:
+        rows = dict(connection.execute("select fingerprint, passport from datasets"))
+    assert json.loads(rows[found["fingerprint"]])["baselines"] == found["baselines"]
+    assert len(rows) == 2
+
+
+def test_audit_of_unknown_patients_and_of_no_files(harness: Harness, tmp_path: Path) -> None:
+    photos = {f"{kind}/{n}.jpeg": encoded(grey(n + 50 * (kind == "b"))) for kind in "ab" for n in range(12)}
+    folder = write_folder(tmp_path / "photos", photos)
+    unknown = harness("data", "audit", f"imagefolder:{folder}", "--strict")
+    assert unknown.returncode == 1
+    assert "patients are unknown" in unknown.stdout
+    phantom = harness("data", "audit", "phantom", "--strict", "--db", tmp_path / "other.db")
+    assert phantom.returncode == 0
+    assert "file sizes are unknown" in phantom.stdout
+    assert "synthetic" in phantom.stdout
+
+
+def test_a_run_stores_what_is_known_without_looking(harness: Harness, tmp_path: Path) -> None:
+    small = ["--set", "data.train=8", "--set", "data.val=8", "--set", "data.test=8"]
+    done = harness(
+        *("run", "--plugins", "resnet18", "--data", "phantom", "--weights", "random", "--device", "cpu"),
+        *("--set", "frozen.epochs=1", "--stages", "frozen", "--no-latency", *small),
+    )
+    assert done.returncode == 0, done.stderr
+    before = json.loads(harness("runs", "show", "1", "--json").stdout)["dataset"]["passport"]
+    assert (before["verdict"], before["baselines"]) == ("clean", None)
+    assert "clean: No patient and no file is in two splits" in harness("runs", "show", "1").stdout
+    audited = json.loads(harness("data", "audit", "phantom", *small, "--json").stdout)
+    after = json.loads(harness("runs", "show", "1", "--json").stdout)["dataset"]["passport"]
+    assert after == {name: audited[name] for name in after}
+    assert [one["name"] for one in after["baselines"]] == ["mean intensity"]

@@ -70,3 +70,12 @@ def test_limits_keep_proportions_and_nest() -> None:
         limit_train(splits, 1, seed=3)
     with pytest.raises(DataError, match="the val split has no image of a, b"):
         check_splits(replace(splits))
+
+
+def test_a_files_size_does_not_change_the_fingerprint() -> None:
+    refs = {split: (ImageRef(f"{split}/é.png", 1, "p1", split * 8, size=7),) for split in ("train", "val", "test")}
+    splits = ImageSplits(("a", "b"), **refs, images=None)  # type: ignore[arg-type]
+    # of the first release: databases hold such digests
+    assert splits.fingerprint == "aba946512af5060e7953a396394d0603139999fcce9624f81ed3f62c9b15f133"
+    bare = {split: (replace(ref, size=None),) for split, (ref,) in refs.items()}
+    assert replace(splits, **bare).fingerprint == splits.fingerprint

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from scipy.stats import binomtest
 
 from harness.errors import ConfigError, StoreError
 from harness.report.render import render_report
-from harness.results import Failure
+from harness.results import Failure, Reason
 from harness.store import Store, open_store
 from results_for_pages import add_run, dataset, table_one
+from store_fill import AUDITED
 from support import Harness
 
 
@@ -70,6 +72,32 @@ def test_how_a_stage_was_computed_stands_on_the_runs_page(harness: Harness, stor
     for text in (page, shown):
         assert "624 taken from earlier runs, where they took 8.1" in text
         assert "computed the whole network, because BatchNorm follows the batches" in text
+
+
+def test_what_the_data_set_is_worth_stands_on_both_pages(harness: Harness, store: Store, tmp_path: Path) -> None:
+    because = Reason("leaky", "2 of 5 validation images <b> show a patient", ("val",))
+    passport = replace(AUDITED, reasons=(because, *AUDITED.reasons[1:]))
+    run_id = add_run(store, "an experiment", "resnet18", data=replace(dataset(), passport=passport))
+    front = render_report(store, tmp_path / "pages")
+    page = tmp_path / "pages" / "runs" / f"{run_id}.html"
+    for text in map(_text, (front, page)):
+        assert "Data set chest-xray leaky 2 of 5 validation images <b> show a patient." in text
+        assert "twice" in text
+        assert "NORMAL below 7.0 bytes, else PNEUMONIA; right on 50.00 % of test, AUC 0.333" in text
+        assert "trivial answer by most frequent class: always NORMAL; right on 33.33 % of test" in text
+    assert '<span class="badge leaky">leaky</span>' in page.read_text()
+    shown = harness("runs", "show", str(run_id), "--db", store.database.name).stdout
+    assert "leaky: 2 of 5 validation images" in shown
+
+
+def test_what_was_stored_before_there_were_audits_is_called_not_audited(
+    harness: Harness, store: Store, tmp_path: Path
+) -> None:
+    run_id = add_run(store, "an experiment", "resnet18", data=dataset())
+    front = render_report(store, tmp_path / "pages")
+    for text in map(_text, (front, tmp_path / "pages" / "runs" / f"{run_id}.html")):
+        assert "Data set chest-xray not audited Whether its splits share patients or files is not known" in text
+    assert "not audited" in harness("runs", "show", str(run_id), "--db", store.database.name).stdout
 
 
 def test_random_weights_failures_and_unfinished_runs_are_plain_to_see(store: Store, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from harness.store.models import AttemptRow, ExperimentRow
 from harness.store.schema import alembic_config
 from harness.store.snapshot import snapshot
 from harness.store.upkeep import check
-from store_fill import add_run, add_vote, contents, dataset, go_on, multiply, rows
+from store_fill import AUDITED, PASSPORT, add_run, add_vote, contents, dataset, go_on, multiply, rows
 
 OLD = Path(__file__).parent / "releases" / "0001.db"
 ODD = "=SUM(A1) '\"; DROP TABLE runs; -- \n\x00\x1b[31m../../etc/passwd 日本\udcff"
@@ -323,6 +323,7 @@ DAMAGE = {
     "DELETE FROM splits": "row of dataset_splits refers to one that is not there",
     "UPDATE runs SET seed = 'many'": "runs.seed holds 'many'",
     "UPDATE runs SET plugins = '[{}]'": r"runs.plugins holds '\[\{\}\]', which does not belong there",
+    'UPDATE datasets SET passport = \'{"verdict": "good"}\'': r"datasets.passport holds .*does not belong there",
     "UPDATE runs SET config = '{'": "a stored value cannot be read",
     "UPDATE runs SET config = '{\"a\": NaN}'": "a stored value cannot be copied",
     "UPDATE predictions SET logits = 'text'": "predictions.logits holds|cannot be read",
@@ -344,6 +345,28 @@ def test_a_source_that_does_not_fit_together_is_refused_and_leaves_the_target_so
             assert "other.db" in str(caught.value)
             assert "\n" not in str(caught.value)
             assert rows(store) == before
+
+
+def test_a_passport_that_says_more_is_taken_over(url, other):
+    def passports(path):
+        with open_store(path) as store:
+            return {run.dataset.fingerprint[0]: run.dataset.passport for run in store.runs()}
+
+    for path, known in (
+        (url, {"a": None, "b": PASSPORT, "c": AUDITED, "d": None}),
+        (other, {"a": PASSPORT, "b": AUDITED, "c": PASSPORT, "d": None}),
+    ):
+        with open_store(path) as store:
+            for tag, passport in known.items():
+                add_run(store, data=dataset(tag, passport=passport), stages=[])
+    merge(url, [other])
+    assert passports(url) == {"a": PASSPORT, "b": AUDITED, "c": AUDITED, "d": None}
+    merge(other, [url])
+    assert passports(other) == passports(url)
+    with open_store(other) as store:  # of runs that both have already
+        store.add_dataset(dataset("d", passport=AUDITED))
+    assert merge(url, [other]).new_runs == 0
+    assert passports(url)["d"] == AUDITED
 
 
 def test_other_images_under_the_same_fingerprint_are_refused(one, other):

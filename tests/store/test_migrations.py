@@ -112,6 +112,7 @@ def test_every_row_is_kept(old):
         (sweep,) = store.unfinished_sweeps("table1")
         assert (sweep.run_ids, sweep.ensembles) == ((1, 2, 3), ("majority_vote",))
     assert [(record.method, record.correct) for record in ensembles] == [("majority_vote", 3)]
+    assert {run.dataset.passport for run in runs.values()} == {None}
     assert "brought up to date" in said[0]
 
 

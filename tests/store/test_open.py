@@ -58,7 +58,7 @@ def test_opening_again_changes_nothing(url):
 def test_a_newer_schema_names_both_revisions_and_the_remedy(url, create):
     open_store(url).close()
     execute(url, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"revision 9999.*up to 0004.*pip install --upgrade"):
+    with pytest.raises(StoreError, match=r"revision 9999.*up to 0005.*pip install --upgrade"):
         open_store(url, create=create)
 
 

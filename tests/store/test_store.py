@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
+import store_fill
 from harness.errors import RunTakenOverError, StoreError
 from harness.results import (
     DatasetRecord,
@@ -35,6 +37,7 @@ from harness.results import (
 from harness.store import models, open_store
 from harness.store.alive import this_worker
 from harness.store.select import run_query
+from store_fill import AUDITED, PASSPORT
 from support import begin_run
 
 PLUGINS = (
@@ -521,6 +524,24 @@ def test_equal_content_is_stored_once(store):
     run_id = start(store, data=dataset("c" * 64, (("val", [0, 1, 1]), ("test", [0, 0, 1, 1]))))  # another test label
     assert [count(store, row) for row in (models.DatasetRow, models.SplitRow, models.EnvironmentRow)] == [3, 3, 1]
     assert store.run(run_id).dataset.splits[1].labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_passport_gives_way_to_one_that_says_more(store):
+    known = store_fill.dataset("a", passport=None)
+    run_id = start(store, data=known)
+    assert store.run(run_id).dataset.passport is None
+    for given, kept in (
+        (PASSPORT, PASSPORT),
+        (None, PASSPORT),
+        (AUDITED, AUDITED),
+        (replace(PASSPORT, verdict="clean"), AUDITED),
+        (replace(AUDITED, verdict="clean"), replace(AUDITED, verdict="clean")),
+    ):
+        store.add_dataset(replace(known, passport=given))
+        assert store.run(run_id).dataset.passport == kept
+    assert store.runs()[0].dataset.passport == replace(AUDITED, verdict="clean")
+    store.add_dataset(store_fill.dataset("b", passport=AUDITED))  # before any run
+    assert store.run(start(store, data=store_fill.dataset("b"))).dataset.passport == AUDITED
 
 
 def ensemble(members, **more):

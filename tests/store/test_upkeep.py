@@ -15,7 +15,7 @@ from harness.paths import checkpoint_dir, checkpoints_dir
 from harness.store import open_store
 from harness.store.codec import pack_doubles, pack_labels, pack_strings
 from harness.store.merge import back_up
-from harness.store.models import EnsembleRow, MeasurementRow, PredictionRow, RunRow, SplitRow, StageRow
+from harness.store.models import DatasetRow, EnsembleRow, MeasurementRow, PredictionRow, RunRow, SplitRow, StageRow
 from harness.store.snapshot import snapshot, table_of
 from harness.store.upkeep import check, collect_garbage, info, upgrade
 from store_fill import HEAD, STAGES, add_run, add_vote, contents, dataset, rows
@@ -67,6 +67,8 @@ PLANTED = [
     (StageRow, lambda row: {"test_confusion": [1, 2]}, "stages 4: its test_confusion is not of the form"),
     (RunRow, lambda row: {"plugins": [{"kind": "a"}]}, "runs 2: its plugins is not of the form that it should be"),
     (EnsembleRow, lambda row: {"plugin": {}}, "ensembles 1: its plugin is not of the form that it should be"),
+    (DatasetRow, lambda row: {"passport": {**row["passport"], "verdict": "good"}}, "datasets 1: its passport is"),
+    (DatasetRow, lambda row: {"passport": {}}, "datasets 1: its passport is not of the form that it should be"),
     (StageRow, lambda row: {"test_auc": row["test_auc"] / 2}, "its test_auc is"),
     (StageRow, lambda row: {"val_accuracy": None}, "split 'val': its val_accuracy is None"),
     (StageRow, lambda row: {"test_confusion": [[9, 0], [0, 0]]}, r"its test_confusion is \[\["),

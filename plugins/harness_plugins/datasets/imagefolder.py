@@ -100,11 +100,11 @@ def _move(
 
 
 def _index(tree: Tree, group_pattern: str) -> Manifest:
-    """Return the tree's manifest, from the cache if nothing has changed since it was made."""
+    """Return the tree's manifest, from the cache if nothing has changed since it was made, and it has all we note."""
     key = hashlib.sha256("\0".join((str(tree.path), tree.identity, group_pattern)).encode()).hexdigest()
     path = paths.cache_dir() / "indexes" / f"{key}.json"
     manifest = read_manifest(path, f"delete {path}")
-    if manifest is None:
+    if manifest is None or any(entry.size is None for entry in manifest.images):
         classes, root, candidates = _layout(tree, group_pattern)
         manifest = build_manifest(tree, root, classes, candidates, lambda *_: None)
         write_manifest(path, manifest)
