@@ -101,6 +101,6 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         site.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield site
         server.shutdown()

@@ -81,7 +81,10 @@ def fetch(
         if download.made is None:
             return paths[0]
         target = folder / download.made
-        download.make(paths, target)
+        try:
+            download.make(paths, target)
+        except DataError as error:
+            raise DataError(f"{error}; what is deleted in {folder} is downloaded anew") from error
     except DataError as error:
         others = [f"`--from {other}`" for other in downloads if other != source]
         ways = f"{', '.join(others)} may still work; or get" if others else "Or get"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import ssl
 import subprocess
@@ -88,7 +87,7 @@ def test_cut_connections_are_made_again_from_where_they_ended(client: _Client, s
 
 def test_after_too_many_cuts_it_is_given_up_and_the_same_call_goes_on(client: _Client, site: Site) -> None:
     site.files["/file"].cuts = [400_000] + [0] * 5
-    with pytest.raises(DataError, match=r"5 times|6 times.*the same command goes on"):
+    with pytest.raises(DataError, match=r"6 times in a row.*the same command goes on"):
         client()
     assert client.left == {"data.bin.part", "data.bin.part.json"}
     assert len(site.requests) == 6
@@ -207,8 +206,6 @@ def test_an_answer_that_is_not_the_file_is_one_message(
 
 
 def test_what_has_come_survives_a_refusal(client: _Client, site: Site) -> None:
-    site.files["/file"].cuts = [400_000]
-    site.files["/file"].answers = []
     whole = site.files["/file"]
     whole.cuts = [400_000] + [0] * 5
     with pytest.raises(DataError):
@@ -250,8 +247,8 @@ def test_redirects_are_followed_and_ranges_with_them(client: _Client, site: Site
 
 def test_no_name_that_a_server_proposes_is_used(client: _Client, site: Site, tmp_path: Path) -> None:
     headers = {"Content-Disposition": 'attachment; filename="../../evil"'}
-    site.files["/..%2f..%2fevil"] = Served(answers=[(200, headers, b"content")])
-    site.files["/file"].answers = [(302, {"Location": "/..%2f..%2fevil"}, b"")]
+    site.files["/..%2F..%2Fevil"] = Served(answers=[(200, headers, b"content")])
+    site.files["/file"].answers = [(302, {"Location": "/..%2F..%2Fevil"}, b"")]
     assert client() == b"content"
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == ["data.bin"]
 
@@ -276,7 +273,7 @@ def test_two_at_once_do_not_write_into_one_file(client: _Client) -> None:
 
 def test_a_folder_that_cannot_be_written_is_said(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written.*HARNESS_HOME"):
+    with pytest.raises(DataError, match=r"cannot be written.*HARNESS_HOME"):
         _fetch(site, tmp_path / "file")
 
 
@@ -295,7 +292,7 @@ def _fetch(site: Site, folder: Path, source: str | None = None, url: str | None 
 
 def test_the_first_source_is_the_default_and_an_unknown_one_lists_them(site: Site, tmp_path: Path) -> None:
     assert _fetch(site, tmp_path).name == "first.bin"
-    with pytest.raises(HarnessError, match="--from fist.*Did you mean first.*both, first, second"):
+    with pytest.raises(HarnessError, match=r"--from fist.*Did you mean first.*both, first, second"):
         _fetch(site, tmp_path, "fist")
 
 
@@ -322,7 +319,9 @@ def test_a_mirror_must_have_the_published_hash(site: Site, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
     try:
         subprocess.run([*command.split(), "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
     except FileNotFoundError:
@@ -341,7 +340,7 @@ def encrypted(certificate: Path) -> Iterator[Site]:
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted: Site, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be reached.*certificate"):
+    with pytest.raises(DataError, match=r"cannot be reached.*certificate"):
         _Client(tmp_path, encrypted)()
     assert encrypted.requests == []
 
@@ -354,8 +353,3 @@ def test_encryption_is_not_given_up_on_the_way(
     encrypted.files["/file"].answers = [(302, {"Location": f"{site.url}/file"}, b"")]
     with pytest.raises(DataError, match="not encrypted"):
         _Client(tmp_path / "bad", encrypted)()
-
-
-def test_nothing_of_the_environment_turns_verification_off() -> None:
-    source = Path(os.path.join(os.path.dirname(__file__), "../../harness/data/fetch.py")).read_text()
-    assert "verify" not in source

@@ -6,7 +6,7 @@ import os
 import re
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
@@ -41,7 +41,7 @@ _NAMES = (
 
 _HUB = "https://huggingface.co"
 _HUB_SPLITS = {"train": "train", "validation": "val", "test": "test"}
-_ROWS = 16  # images in memory at once
+_AT_ONCE = 16  # images in memory at once
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,32 @@ class HuggingFace(Download):
 
     def make(self, paths: Sequence[Path], target: Path) -> None:
         """Write the zip, a few images at a time in memory."""
-        pyarrow, parquet = _parquet()
         with atomic_write(target) as file, zipfile.ZipFile(file, "w") as archive:
             for path in paths:
                 split = path.name.partition("-")[0]
-                try:
-                    with parquet.ParquetFile(path, pre_buffer=False) as table:
-                        for batch in table.iter_batches(_ROWS, columns=["image", "label"]):
-                            for row in batch.to_pylist():
-                                _write_row(archive, path, split, row)
-                except (pyarrow.ArrowException, KeyError, TypeError, AttributeError) as error:
-                    raise DataError(f"{path} has no image (bytes and path) and label in each row: {error}") from error
+                for content, name, label in _rows(path):
+                    expected = int(patient(name).lower().startswith(("bacteria", "virus")))
+                    if label != expected:
+                        raise DataError(
+                            f"{name} in {path} has the label {label}, where its name says {CLASSES[expected]}"
+                        )
+                    member = f"{split}/{CLASSES[expected]}/{name}"
+                    if member in archive.NameToInfo:
+                        raise DataError(f"{path} holds {member} once more")
+                    archive.writestr(zipfile.ZipInfo(member), content)  # of no date: the same images, the same file
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, str, int]]:
+    """Yield an image file's content, its name and its label for each row of a Parquet file."""
+    pyarrow, parquet = _parquet()
+    try:
+        with parquet.ParquetFile(path, pre_buffer=False) as table:
+            for batch in table.iter_batches(_AT_ONCE, columns=["image", "label"]):
+                for row in batch.to_pylist():
+                    image, label = row["image"], row["label"]
+                    yield memoryview(image["bytes"]).tobytes(), PurePosixPath(image["path"] or "").name, label
+    except (pyarrow.ArrowException, OSError, KeyError, TypeError) as error:
+        raise DataError(f"{path} has no image (bytes and path) and label in each row: {error}") from error
 
 
 def _parquet() -> tuple[Any, Any]:
@@ -100,18 +115,6 @@ def _parquet() -> tuple[Any, Any]:
             "the files on Hugging Face are Parquet, which needs pyarrow; run: pip install pyarrow"
         ) from error
     return pyarrow, parquet
-
-
-def _write_row(archive: zipfile.ZipFile, path: Path, split: str, row: dict[str, Any]) -> None:
-    content, name = row["image"]["bytes"], PurePosixPath(row["image"]["path"] or "").name
-    shown = patient(name).partition("-")[0]
-    expected = int(shown.lower() in ("bacteria", "virus"))
-    if row["label"] != expected:
-        raise DataError(f"{name} in {path} has the label {row['label']}, where its name says {CLASSES[expected]}")
-    member = f"{split}/{CLASSES[expected]}/{name}"
-    if member in archive.NameToInfo:
-        raise DataError(f"{path} holds {member} once more")
-    archive.writestr(zipfile.ZipInfo(member), content)  # of no date: the same images make the same file
 
 
 class ChestXrayOptions(DatasetOptions):

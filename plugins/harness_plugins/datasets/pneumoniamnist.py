@@ -6,8 +6,9 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import IO, ClassVar, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -124,29 +125,36 @@ def _identity(source: Path) -> str:
 
 def _verify(source: Path, size: int, progress: Callable[[int, int], None]) -> Iterator[ImageEntry]:
     try:
-        with np.load(source, allow_pickle=False) as arrays, zipfile.ZipFile(source) as archive:
-            labels = {split: arrays[f"{split}_labels"].reshape(-1) for split in _SPLITS}
+        with zipfile.ZipFile(source) as archive:
+            labels = {split: _labels(archive, split) for split in _SPLITS}
             total, done = sum(map(len, labels.values())), 0
             for split, of_split in labels.items():
-                planes = _Planes(archive, split, size)
-                if len(of_split) != planes.number or not np.isin(of_split, range(len(CLASSES))).all():
-                    raise ValueError(f"{split}_labels are not {planes.number} of 0 and 1")
-                for index, label in enumerate(of_split.tolist()):
-                    digest = hashlib.sha256(planes.read(index)).hexdigest()
-                    yield ImageEntry(
-                        path=f"{split}/{index:05d}",
-                        split=split,
-                        class_name=CLASSES[label],
-                        group=digest,
-                        sha256=digest,
-                        width=size,
-                        height=size,
-                        mode="L",
-                    )
-                    done += 1
-                    progress(done, total)
+                with archive.open(f"{split}_images.npy") as file:
+                    planes = _Planes(file, split, size)
+                    if len(of_split) != planes.number or not set(of_split) <= set(range(len(CLASSES))):
+                        raise ValueError(f"{split}_labels are not {planes.number} of 0 and 1")
+                    for index, label in enumerate(of_split):
+                        digest = hashlib.sha256(planes.read(index)).hexdigest()
+                        yield ImageEntry(
+                            path=f"{split}/{index:05d}",
+                            split=split,
+                            class_name=CLASSES[label],
+                            group=digest,
+                            sha256=digest,
+                            width=size,
+                            height=size,
+                            mode="L",
+                        )
+                        done += 1
+                        progress(done, total)
     except _FAULTS as error:
         raise DataError(f"{source} does not hold images and labels as MedMNIST's files do: {error}") from error
+
+
+def _labels(archive: zipfile.ZipFile, split: str) -> list[int]:
+    with archive.open(f"{split}_labels.npy") as file:
+        labels: list[int] = np.load(file, allow_pickle=False).reshape(-1).tolist()
+    return labels
 
 
 class _Planes:
@@ -156,14 +164,12 @@ class _Planes:
         ValueError: the array is of another kind.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, split: str, size: int) -> None:
-        self._file = archive.open(f"{split}_images.npy")
-        version = npy.read_magic(self._file)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read_header(self._file)
+    def __init__(self, file: IO[bytes], split: str, size: int) -> None:
+        read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
         if len(shape) != 3 or shape[1:] != (size, size) or dtype != np.uint8 or fortran:
             raise ValueError(f"{split}_images is {dtype} {shape} and not uint8 (n, {size}, {size})")
-        self.number, self._bytes, self._begin = int(shape[0]), size * size, self._file.tell()
+        self.number, self._file, self._bytes, self._begin = int(shape[0]), file, size * size, file.tell()
 
     def read(self, index: int) -> bytes:
         """Return the pixels of one image, row by row."""
@@ -191,11 +197,13 @@ class _Images:
         """
         size, planes = self._size, dict[str, _Planes]()
         try:
-            with zipfile.ZipFile(self._source) as archive:
+            with ExitStack() as stack:
+                archive = stack.enter_context(zipfile.ZipFile(self._source))
                 for id_ in ids:
                     split, _, index = id_.partition("/")
                     if split not in planes:
-                        planes[split] = _Planes(archive, split, size)
+                        file = stack.enter_context(archive.open(f"{split}_images.npy"))
+                        planes[split] = _Planes(file, split, size)
                     pixels = planes[split].read(int(index))
                     if hashlib.sha256(pixels).hexdigest() != self._sha256[id_]:
                         raise DataError(f"{id_} in {self._source} has changed since it was verified; {self._cure}")
