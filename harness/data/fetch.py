@@ -66,9 +66,7 @@ def fetch(
         raise DataError(f"the data set {name!r} has no file to download; `harness data list` shows what it needs")
     source = next(iter(downloads)) if source is None else source
     if source not in downloads:
-        raise ConfigError(
-            f"--from {source}: {name!r} cannot be downloaded from there. {did_you_mean(source, downloads)}"
-        )
+        raise ConfigError(f"--from {source}: {name!r} has no such source. {did_you_mean(source, downloads)}")
     download = downloads[source]
     try:
         if download.made is not None and (folder / download.made).exists():
@@ -86,10 +84,10 @@ def fetch(
         except DataError as error:
             raise DataError(f"{error}; what is deleted in {folder} is downloaded anew") from error
     except DataError as error:
-        others = [f"`--from {other}`" for other in downloads if other != source]
-        ways = f"{', '.join(others)} may still work; or get" if others else "Or get"
+        others = ", ".join(other for other in downloads if other != source)
+        also = f"There is also --from {others}. Or get" if others else "Or get"
         raise DataError(
-            f"{error}\n{ways} the file by other means, and `harness data add {name} --from FILE` takes it"
+            f"{error}\n{also} the file by other means, and `harness data add {name} --from FILE` takes it"
         ) from error
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error}; HARNESS_HOME names another place") from error
@@ -319,7 +317,8 @@ def _reason(error: Exception) -> str:
     """Return the innermost reason that requests and urllib3 wrap."""
     while isinstance(inner := getattr(error, "reason", None) or (error.args[0] if error.args else None), Exception):
         error = inner
-    return str(error) or type(error).__name__
+    first = error.args[0] if error.args else None
+    return first if isinstance(first, str) and first else str(error) or type(error).__name__
 
 
 def _refuse(url: str, response: requests.Response, wanted: tuple[int, ...] = (200,)) -> None:

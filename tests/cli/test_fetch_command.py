@@ -59,7 +59,7 @@ def test_a_login_page_is_one_message_with_the_other_ways(harness: Harness, site:
     site.files["/login"] = Served(b"<html>log in</html>", kind="text/html; charset=utf-8")
     done = harness("data", "fetch", "chest-xray", "--from", "kaggle", "--url", f"{site.url}/login")
     assert done.returncode == 2
-    for said in ("may ask for a login", "--from mendeley", "--from huggingface", "data add chest-xray --from FILE"):
+    for said in ("may ask for a login", "--from mendeley, huggingface.", "data add chest-xray --from FILE"):
         assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert _kept(tmp_path) == []
@@ -195,7 +195,16 @@ def test_a_file_that_is_no_parquet_is_named(harness: Harness, hub: Site, content
 
 
 @pytest.mark.parametrize(
-    "listed", [b"[]", b"{}", b'{"default": {"../evil": ["x"]}}', b'{"a": {}, "b": {}}', b'{"default": 3}', b"<html>"]
+    "listed",
+    [
+        b"[]",
+        b"{}",
+        b'{"default": {"../evil": ["x"]}}',
+        b'{"a": {}, "b": {}}',
+        b'{"default": 3}',
+        b'{"default": {"train": []}}',
+        b"<html>",
+    ],
 )
 def test_a_list_that_is_not_as_expected_is_one_message(harness: Harness, hub: Site, listed: bytes) -> None:
     hub.files[API] = Served(listed, kind="application/json")

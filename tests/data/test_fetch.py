@@ -297,7 +297,9 @@ def test_the_first_source_is_the_default_and_an_unknown_one_lists_them(site: Sit
 
 
 def test_a_source_that_fails_names_the_others(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not there any more(?s:.*)--from first.*harness data add things --from FILE"):
+    with pytest.raises(
+        DataError, match=r"not there any more(?s:.*)--from first, both.*harness data add things --from FILE"
+    ):
         _fetch(site, tmp_path, "second")
 
 

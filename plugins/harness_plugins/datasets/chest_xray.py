@@ -66,6 +66,8 @@ class HuggingFace(Download):
         try:
             (splits,) = listed.values()
             urls = {_HUB_SPLITS[split]: [str(url) for url in of_split] for split, of_split in splits.items()}
+            if not urls["train"] or not urls["test"]:
+                raise ValueError("no files")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{address} lists no files of one configuration in train, validation and test: {str(listed)[:200]}"
