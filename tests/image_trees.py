@@ -64,3 +64,15 @@ def broken_images() -> dict[str, tuple[bytes, str]]:
         "cmyk": (encoded(photograph.convert("CMYK")), "CMYK"),
         "rgba": (encoded(photograph.convert("RGBA"), "PNG"), "transparency"),
     }
+
+
+def medmnist(path: Path, size: int, **other: np.ndarray) -> Path:
+    """Write a small file as MedMNIST's are; the first two training images are the same."""
+    arrays = {}
+    for seed, (split, number) in enumerate({"train": 24, "val": 8, "test": 8}.items()):
+        draws = np.random.default_rng(seed)
+        arrays[f"{split}_images"] = draws.integers(0, 256, (number, size, size), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(number, dtype=np.uint8) % 2)[:, None]
+    arrays["train_images"][1] = arrays["train_images"][0]
+    np.savez_compressed(path, **(arrays | other))
+    return path

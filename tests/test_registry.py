@@ -22,7 +22,7 @@ def test_built_ins_are_there_through_entry_points_alone() -> None:
     found = {(plugin.kind, plugin.name) for plugin in registry.plugins() if plugin.distribution == "transfer-harness"}
     assert {("backbone", name) for name in ("alexnet", "googlenet", "resnet18")} <= found
     assert {("schedule", "paper"), ("schedule", "paper-eval-bn"), ("ensemble", "majority_vote")} <= found
-    assert {("dataset", name) for name in ("chest-xray", "imagefolder", "phantom")} <= found
+    assert {("dataset", name) for name in ("chest-xray", "imagefolder", "phantom", "pneumoniamnist")} <= found
 
 
 def test_the_core_names_no_plugin() -> None:

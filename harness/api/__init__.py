@@ -9,7 +9,7 @@ keeps ``harness plugins`` and ``harness report`` quick.
 """
 
 from harness.api.backbone import Backbone, Family, PretrainedWeights
-from harness.api.dataset import Dataset, DatasetOptions, Download, ImageRef, ImageSource, ImageSplits
+from harness.api.dataset import Dataset, DatasetOptions, Download, ImageRef, ImageSource, ImageSplits, RemoteFile
 from harness.api.ensemble import Combined, Ensemble
 from harness.api.options import VERSION, Kind, Options
 from harness.api.pieces import (
@@ -60,6 +60,7 @@ __all__ = [
     "Options",
     "PolynomialLR",
     "PretrainedWeights",
+    "RemoteFile",
     "Schedule",
     "Stage",
     "StepLR",

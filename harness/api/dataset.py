@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.api.options import Options
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Dataset", "DatasetOptions", "Download", "ImageRef", "ImageSource", "ImageSplits"]
+__all__ = ["Dataset", "DatasetOptions", "Download", "ImageRef", "ImageSource", "ImageSplits", "RemoteFile"]
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,69 @@ class DatasetOptions(Options):
 
 
 @dataclass(frozen=True)
-class Download:
-    """A file that the data set's publisher offers. ``size`` in bytes is checked, for want of a published hash."""
+class RemoteFile:
+    """A file that a publisher offers, and the name that it is kept by here, whatever name a server proposes.
+
+    ``size`` (bytes) and ``hash`` (``md5:...`` or ``sha256:...``) are checked where they are published.
+
+    Raises:
+        ValueError: the name is no plain file name, or the hash is of another kind.
+    """
 
     url: str
     filename: str
-    size: int
+    size: int | None = None
+    hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", self.filename):
+            raise ValueError(f"{self.filename!r} is no plain file name")
+        if self.hash is not None and not re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", self.hash):
+            raise ValueError(f"{self.hash!r} is no md5:... or sha256:... in small hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class Download:
+    """What one source of a data set offers: a file that :meth:`Dataset.add` takes.
+
+    A source that offers something else is a subclass: it names in ``made`` the file that it makes of those in
+    ``files``, or of those that :meth:`find` finds.
+    """
+
+    files: tuple[RemoteFile, ...] = ()
+    made: str | None = None
+
+    def find(self, read_json: Callable[[str], Any]) -> tuple[RemoteFile, ...]:
+        """Return the files to download. ``read_json(url)`` reads a list of them where the source has one.
+
+        Raises:
+            harness.errors.DataError: the list is not as expected, or what :meth:`make` needs is not installed.
+        """
+        del read_json
+        return self.files
+
+    def make(self, paths: Sequence[Path], target: Path) -> None:
+        """Write what :meth:`Dataset.add` takes to ``target``, whole or not at all, from the files at ``paths``.
+
+        Raises:
+            harness.errors.DataError: they are not as expected.
+        """
+        raise NotImplementedError
 
 
 class Dataset(ABC):
     """Named splits of labelled images.
 
-    ``synthetic`` marks generated images: every page that shows a result on them says so. ``download`` is what
-    ``harness data fetch`` gets and hands to :meth:`add`; ``releases`` names the published states of the data by their
-    images in each split.
+    ``synthetic`` marks generated images: every page that shows a result on them says so. ``downloads`` are the sources
+    that ``harness data fetch`` gets the data from and hands it to :meth:`add`, by name, the default first; ``releases``
+    names the published states of the data by their images in each split.
     """
 
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     synthetic: ClassVar[bool] = False
     citation: ClassVar[str] = ""
     licence: ClassVar[str] = ""
-    download: ClassVar[Download | None] = None
+    downloads: ClassVar[Mapping[str, Download]] = {}
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {}
 
     @abstractmethod
@@ -109,11 +152,12 @@ class Dataset(ABC):
             harness.errors.DataError: the data is not there or cannot be used, and what to do about it.
         """
 
-    def add(self, name: str, source: Path, *, root: str | None, progress: Callable[[int, int], None]) -> None:
+    def add(self, name: str, source: Path, *, root: str | None, progress: Callable[[int, int], None]) -> Path | None:
         """Verify and register images that the user has at ``source`` (``harness data add``).
 
         ``root`` is the folder inside the source that holds the splits, for when there is more than one;
-        ``progress(done, total)`` is called while images are read.
+        ``progress(done, total)`` is called while images are read. Returns the manifest (:mod:`harness.data.manifest`)
+        that it wrote, from which the command shows what was found; None where it has none.
         """
         del source, root, progress
         from harness.errors import DataError

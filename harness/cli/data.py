@@ -87,12 +87,18 @@ def add_data(
 @app.command("fetch")
 def fetch_data(
     name: Name,
-    url: Annotated[str | None, typer.Option(help="A mirror of the publisher's file.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="One of its sources; else the first. An unknown one lists them."),
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="A mirror of that source's file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Download a data set from its publisher, then verify and register it.
+    """Download a data set from one of its publishers, then verify and register it.
 
-    Example: harness data fetch chest-xray
+    A download that was cut off goes on where it stopped; a file that is there is checked and kept.
+
+    Example: harness data fetch chest-xray --from mendeley
     """
     from harness import registry
     from harness.api import Dataset
@@ -100,12 +106,22 @@ def fetch_data(
     from harness.paths import data_dir
 
     dataset = registry.load(registry.find("dataset", name), Dataset)
-    if dataset.download is None:
-        raise DataError(f"the data set {name!r} has no file to download; `harness data list` shows what it needs")
-    err.print(f"{escape(dataset.citation)}. Licence: {escape(dataset.licence)}.", soft_wrap=True)
-    with bar("downloading", of_bytes=True) as progress:
-        path = fetch(dataset.download, data_dir() / "downloads", url, progress)
-    _register(name, dataset, path, None, as_json)
+    if dataset.downloads:
+        err.print(f"{escape(dataset.citation)}. Licence: {escape(dataset.licence)}.", soft_wrap=True)
+    folder = data_dir() / "downloads" / name
+    try:
+        with bar("downloading", of_bytes=True) as progress:
+            path = fetch(name, dataset.downloads, source, folder, url=url, progress=progress, note=say)
+    except KeyboardInterrupt:
+        say("interrupted; what has come is kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
+    try:
+        _register(name, dataset, path, None, as_json)
+    except DataError as error:
+        raise DataError(
+            f"{error}\nThe download is kept: `harness data add {name} --from {path}` tries again, and deleting it "
+            "makes `harness data fetch` download it anew"
+        ) from error
 
 
 @app.command("show")
@@ -259,11 +275,11 @@ def _load(name: str, settings: list[str] | None) -> tuple[str, Dataset, ImageSpl
 
 def _register(name: str, dataset: Any, source: Path, root: str | None, as_json: bool) -> None:
     with bar("verifying") as progress:
-        dataset.add(name, source, root=root, progress=progress)
+        registered = dataset.add(name, source, root=root, progress=progress)
 
-    from harness.data.manifest import duplicate_groups, groups_in_several_splits, manifest_path, read_manifest
+    from harness.data.manifest import duplicate_groups, groups_in_several_splits, read_manifest
 
-    manifest = read_manifest(manifest_path(name), "add it again")
+    manifest = None if registered is None else read_manifest(registered, "add it again")
     if manifest is None:  # a plugin that keeps its images its own way has nothing more to say
         out.print(f"{escape(name)} is registered")
         return

@@ -90,11 +90,11 @@ def readable_bytes(n: float) -> str:
 
 @contextmanager
 def bar(text: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar in a terminal; yields ``progress(done, total)``."""
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Show a progress bar in a terminal; yields ``progress(done, total)``, a total of 0 being unknown."""
+    from rich import progress as rich
 
-    amount = DownloadColumn() if of_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    amount = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if of_bytes else (rich.MofNCompleteColumn(),)
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), *amount, rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(text, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        yield lambda done, total: bars.update(task, completed=done, total=total or None)

@@ -9,13 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["atomic_write", "file_sha256"]
+__all__ = ["atomic_write", "file_hash", "file_sha256"]
 
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """Return a file's hash as publishers write it: ``md5:...`` or ``sha256:...``."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return f"{algorithm}:{digest.hexdigest()}"
 
 
 @contextmanager

@@ -114,14 +114,23 @@ def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
         _add(write_zip(tmp_path / "other.zip", {"cats/1.jpeg": encoded(grey()), "dogs/1.jpeg": encoded(grey())}))
 
 
-def test_what_is_there_twice_is_not_guessed(tmp_path: Path) -> None:
-    source = write_zip(tmp_path / "x.zip", kaggle("chest_xray/") | kaggle("chest_xray/chest_xray/"))
+def test_two_copies_that_differ_are_not_guessed_from(tmp_path: Path) -> None:
+    other = kaggle("chest_xray/chest_xray/")
+    other["chest_xray/chest_xray/test/NORMAL/NORMAL2-IM-0003-0001.jpeg"] = encoded(grey(99))
+    source = write_zip(tmp_path / "x.zip", kaggle("chest_xray/") | other)
     with pytest.raises(DataError, match=r"more than once: chest_xray \(21 images\).*--root"):
         _add(source)
     _add(source, root="chest_xray/chest_xray")
-    assert len(_load().test) == 4
+    assert len(_load().test) == 5
     with pytest.raises(DataError, match="--root nowhere"):
         _add(source, root="nowhere")
+
+
+def test_of_two_copies_that_are_the_same_one_is_taken(tmp_path: Path) -> None:
+    _add(write_zip(tmp_path / "one.zip", kaggle()))
+    one = _load().fingerprint
+    _add(write_zip(tmp_path / "two.zip", kaggle("chest_xray/") | kaggle("chest_xray/chest_xray/")))
+    assert _load().fingerprint == one
 
 
 def test_a_class_without_images_is_refused(tmp_path: Path) -> None:

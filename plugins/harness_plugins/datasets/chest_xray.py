@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.api import Dataset, DatasetOptions, Download, ImageSplits
+from harness.api import Dataset, DatasetOptions, Download, ImageSplits, RemoteFile
 from harness.data.archive import Tree, open_tree
+from harness.data.files import atomic_write
 from harness.data.manifest import (
     Candidate,
     ManifestImages,
@@ -35,6 +39,85 @@ _NAMES = (
     re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<number>\d+)-\d+\.\w+"),
 )
 
+_HUB = "https://huggingface.co"
+_HUB_SPLITS = {"train": "train", "validation": "val", "test": "test"}
+_AT_ONCE = 16  # images in memory at once
+
+
+@dataclass(frozen=True)
+class HuggingFace(Download):
+    """The copy of a repository of the Hugging Face Hub, in Parquet files, which are made into a zip in Kaggle's layout.
+
+    The Hub's API lists the files: ``{config: {split: [url, ...]}}``. A row is an image: ``image`` (a struct of
+    ``bytes``, the JPEG file, and ``path``, its name) and ``label`` (0 NORMAL, 1 PNEUMONIA), by what is published of
+    others who read these files; the Hub itself was out of reach where this was written. So every row is checked: the
+    name says which patient the image shows, and of which class, and the label has to agree. ``HF_ENDPOINT`` names a
+    mirror of the Hub.
+    """
+
+    repository: str = field(kw_only=True)
+
+    def find(self, read_json: Callable[[str], Any]) -> tuple[RemoteFile, ...]:
+        """Return the Parquet files, named by their split."""
+        _parquet()  # if it is not installed, that is better said before the download
+        hub = os.environ.get("HF_ENDPOINT", _HUB).rstrip("/")
+        address = f"{hub}/api/datasets/{self.repository}/parquet"
+        listed = read_json(address)
+        try:
+            (splits,) = listed.values()
+            urls = {_HUB_SPLITS[split]: [str(url) for url in of_split] for split, of_split in splits.items()}
+            if not urls["train"] or not urls["test"]:
+                raise ValueError("no files")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{address} lists no files of one configuration in train, validation and test: {str(listed)[:200]}"
+            ) from error
+        return tuple(
+            RemoteFile(re.sub(f"^{_HUB}(?=/)", hub, url), f"{split}-{number:05d}-{self.made}.parquet")
+            for split, of_split in urls.items()
+            for number, url in enumerate(of_split)
+        )
+
+    def make(self, paths: Sequence[Path], target: Path) -> None:
+        """Write the zip, a few images at a time in memory."""
+        with atomic_write(target) as file, zipfile.ZipFile(file, "w") as archive:
+            for path in paths:
+                split = path.name.partition("-")[0]
+                for content, name, label in _rows(path):
+                    expected = int(patient(name).lower().startswith(("bacteria", "virus")))
+                    if label != expected:
+                        raise DataError(
+                            f"{name} in {path} has the label {label}, where its name says {CLASSES[expected]}"
+                        )
+                    member = f"{split}/{CLASSES[expected]}/{name}"
+                    if member in archive.NameToInfo:
+                        raise DataError(f"{path} holds {member} once more")
+                    archive.writestr(zipfile.ZipInfo(member), content)  # of no date: the same images, the same file
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, str, int]]:
+    """Yield an image file's content, its name and its label for each row of a Parquet file."""
+    pyarrow, parquet = _parquet()
+    try:
+        with parquet.ParquetFile(path, pre_buffer=False) as table:
+            for batch in table.iter_batches(_AT_ONCE, columns=["image", "label"]):
+                for row in batch.to_pylist():
+                    image, label = row["image"], row["label"]
+                    yield memoryview(image["bytes"]).tobytes(), PurePosixPath(image["path"] or "").name, label
+    except (pyarrow.ArrowException, OSError, KeyError, TypeError) as error:
+        raise DataError(f"{path} has no image (bytes and path) and label in each row: {error}") from error
+
+
+def _parquet() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise DataError(
+            "the files on Hugging Face are Parquet, which needs pyarrow; run: pip install pyarrow"
+        ) from error
+    return pyarrow, parquet
+
 
 class ChestXrayOptions(DatasetOptions):
     """Which training images become val."""
@@ -48,7 +131,12 @@ class ChestXrayOptions(DatasetOptions):
 
 
 class ChestXray(Dataset):
-    """Paediatric chest X-rays, normal against pneumonia; patients are read from the file names."""
+    """Paediatric chest X-rays, normal against pneumonia; patients are read from the file names.
+
+    None of the sources could be reached where this was written. Known of Mendeley's file is its size, of Kaggle's
+    neither size nor hash, of Hugging Face's what :class:`HuggingFace` says. So every image is verified after the
+    download, whatever its source, and the counts are compared with those of ``releases``.
+    """
 
     Options: ClassVar[type[DatasetOptions]] = ChestXrayOptions
     citation = (
@@ -56,12 +144,30 @@ class ChestXray(Dataset):
         "X-Ray Images for Classification. Mendeley Data, V2, doi 10.17632/rscbjbr9sj.2"
     )
     licence = "CC BY 4.0"
-    download = Download(
-        url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/"
-        "file_downloaded",
-        filename="ChestXRay2017.zip",
-        size=1_235_512_464,
-    )
+    downloads: ClassVar[Mapping[str, Download]] = {
+        "mendeley": Download(
+            (
+                RemoteFile(
+                    "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
+                    "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
+                    "ChestXRay2017.zip",
+                    size=1_235_512_464,
+                ),
+            )
+        ),
+        "huggingface": HuggingFace(
+            repository="hf-vision/chest-xray-pneumonia", made="huggingface-chest-xray-pneumonia.zip"
+        ),
+        # what kagglehub asks for: it leads to a zip, whose size and hash are not published
+        "kaggle": Download(
+            (
+                RemoteFile(
+                    "https://www.kaggle.com/api/v1/datasets/download/paultimothymooney/chest-xray-pneumonia",
+                    "kaggle-chest-xray-pneumonia.zip",
+                ),
+            )
+        ),
+    }
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "Kaggle's": {"train": 5216, "val": 16, "test": 624},
         "Kaggle's without its 16 val images": {"train": 5216, "test": 624},
@@ -75,9 +181,9 @@ class ChestXray(Dataset):
         manifest = read_manifest(manifest_path(name), cure)
         if manifest is None:
             raise DataError(
-                f"the images of {name!r} have not been added. Either `harness data fetch {name}` downloads them (1.2 "
-                f"GB), or `harness data add {name} --from FILE_OR_FOLDER` takes a zip or folder that you have, or "
-                "`--data phantom` uses generated images"
+                f"the images of {name!r} have not been added. Either `harness data fetch {name}` downloads them "
+                f"(1.2 GB; --from names a source: {', '.join(self.downloads)}), or `harness data add {name} --from "
+                "FILE_OR_FOLDER` takes a zip or folder that you have, or `--data phantom` uses generated images"
             )
         images = ManifestImages(manifest, cure)
         images.check()
@@ -95,12 +201,14 @@ class ChestXray(Dataset):
                 )
         return check_splits(ImageSplits(manifest.classes, train, (*val, *moved), test, images))
 
-    def add(self, name: str, source: Path, *, root: str | None, progress: Callable[[int, int], None]) -> None:
+    def add(self, name: str, source: Path, *, root: str | None, progress: Callable[[int, int], None]) -> Path:
         """Verify and register Kaggle's layout, ``{train,test[,val]}/{NORMAL,PNEUMONIA}/*``, at any depth."""
         with open_tree(source) as tree:
             place = _root(tree, root)
             manifest = build_manifest(tree, "" if place == "." else place, CLASSES, _candidates(tree, place), progress)
-        write_manifest(manifest_path(name), manifest)
+        path = manifest_path(name)
+        write_manifest(path, manifest)
+        return path
 
 
 def patient(filename: str) -> str:
@@ -138,10 +246,20 @@ def _root(tree: Tree, wanted: str | None) -> str:
         if root not in found:
             raise DataError(f"--root {wanted}: {tree.path} has no such images there. {did_you_mean(root, found)}")
         return root
-    if len(found) > 1:
+    if len(found) > 1 and not _copies(tree, found):
         several = ", ".join(f"{root} ({number} images)" for root, number in sorted(found.items()))
         raise DataError(f"{tree.path} holds the images more than once: {several}; name one with --root")
-    return next(iter(found))
+    return min(found, key=lambda root: (len(root), root))
+
+
+def _copies(tree: Tree, roots: Iterable[str]) -> bool:
+    """Tell whether all roots hold the same names and sizes, as of Kaggle's zip, which is said to hold two copies."""
+    held: defaultdict[str, set[tuple[tuple[str, ...], int]]] = defaultdict(set)
+    for file in tree.files:
+        if place := _place(file.name):
+            held[place[0]].add((place[1:], file.size))
+    first, *others = (held[root] for root in roots)
+    return all(other == first for other in others)
 
 
 def _candidates(tree: Tree, root: str) -> list[Candidate]:
