@@ -76,7 +76,8 @@ def test_each_fault_is_found_and_no_other(name: str, test_plugins: Path, monkeyp
 
 def _installed() -> list[object]:
     """Those that need no images; networks of more than a few seconds are checked by hand."""
-    chosen = [plugin for plugin in registry.plugins() if plugin.name not in ("imagefolder", "chest-xray")]
+    need_images = ("imagefolder", "chest-xray", "pneumoniamnist")
+    chosen = [plugin for plugin in registry.plugins() if plugin.name not in need_images]
     quick = ("resnet18", "efficientnet_lite0")
     marks = [() if plugin.kind != "backbone" or plugin.name in quick else (pytest.mark.slow,) for plugin in chosen]
     return [pytest.param(plugin, marks=mark, id=str(plugin)) for plugin, mark in zip(chosen, marks, strict=True)]
