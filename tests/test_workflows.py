@@ -129,6 +129,7 @@ def _sha(clone: Path, tag: str) -> str:
     return said.stdout.strip()
 
 
+@pytest.mark.slow  # four minutes and more
 @pytest.mark.timeout(1800)
 def test_a_planted_slowdown_fails_its_pull_request(clone: Path, fresh: Path) -> None:
     values = {
