@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,7 +20,7 @@ from harness.errors import WeightsError
 from harness.paths import weights_dirs
 from harness.results import WeightsRecord
 
-__all__ = ["load_weights"]
+__all__ = ["load_state", "load_weights"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -55,6 +56,23 @@ def load_weights(
         record = WeightsRecord("pretrained", published.origin, file_sha256(path))
     _load(module, backbone, name, path)
     return record
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put weights into a module.
+
+    A layer may tell the layout of its weights by a version, which torch keeps beside a state dict and files of plain
+    tensors do not (torchvision's MNASNet refuses those). Where it is missing and the names are the module's, so is the
+    layout.
+
+    Raises:
+        RuntimeError: names or shapes are not the module's.
+    """
+    own = module.state_dict()
+    if not hasattr(state, "_metadata") and state.keys() == own.keys():
+        state = OrderedDict(state)
+        state._metadata = own._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(state, strict=True)
 
 
 def _from_user(backbone: Backbone, name: str, path: Path) -> Path:
@@ -120,7 +138,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 def _load(module: nn.Module, backbone: Backbone, name: str, path: Path) -> None:
     state = _read(path)
     try:
-        module.load_state_dict(backbone.adapt_state_dict(state, module), strict=True)
+        load_state(module, backbone.adapt_state_dict(state, module))
     except (RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise WeightsError(f"{path} does not fit {name}: {' '.join(lines[:3])[:400]}") from error

@@ -45,6 +45,7 @@ from harness.engine.device import autocast, resolve_device
 from harness.engine.model import build, prepare, set_train_mode
 from harness.engine.rates import learning_rates
 from harness.engine.stage import Trainer, forward
+from harness.engine.weights import load_state
 from harness.errors import PluginNotFoundError
 from harness.registry import Plugin
 from harness.results import CheckResult, Event, StageResult
@@ -265,7 +266,7 @@ def _survives_safetensors(subject: _Backbone) -> None:
     """Its weights go through a file of safetensors and back."""
     module, other = subject.build(), subject.build(seed=1)
     state = {name: value.clone().contiguous() for name, value in module.state_dict().items()}
-    other.load_state_dict(load(save(state)))
+    load_state(other, load(save(state)))
     images = subject.images(2)
     _same(subject.logits(module, images), subject.logits(other, images), "with its weights, another gives other logits")
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+import torchvision
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.api import Backbone, PretrainedWeights
-from harness.engine.weights import load_weights
+from harness.engine.weights import load_state, load_weights
 from harness.errors import WeightsError
 from harness_plugins.backbones.torchvision import AlexNet, GoogLeNet, ResNet18
 
@@ -168,8 +169,6 @@ def test_torchvision_files_are_the_ones_that_torchvision_names(backbone: Backbon
 
 
 def test_googlenet_loads_a_published_checkpoint_with_and_without_auxiliary_heads(tmp_path: Path) -> None:
-    import torchvision
-
     full = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
     torch.save(full.state_dict(), tmp_path / "googlenet.pth")
     backbone = GoogLeNet()
@@ -181,3 +180,12 @@ def test_googlenet_loads_a_published_checkpoint_with_and_without_auxiliary_heads
         assert logits.shape == (2, 1000)
         assert len(others) == (2 if auxiliary else 0)
         assert module.transform_input is True
+
+
+def test_a_layout_that_has_a_version_goes_through_safetensors(tmp_path: Path) -> None:
+    module, other = torchvision.models.mnasnet0_5(weights=None), torchvision.models.mnasnet0_5(weights=None)
+    save_file(module.state_dict(), tmp_path / "mnasnet.safetensors")
+    with pytest.raises(ValueError, match="version should be set"):
+        other.load_state_dict(load_file(tmp_path / "mnasnet.safetensors"))
+    load_state(other, load_file(tmp_path / "mnasnet.safetensors"))
+    assert torch.equal(other.classifier[1].weight, module.classifier[1].weight)
