@@ -55,7 +55,7 @@ def fill(url: str, runs: int) -> None:
     data = DatasetRecord("generated", "f" * 64, ("NORMAL", "PNEUMONIA"), counts, True, "", "", (split,))
     with open_store(url) as store:
         # one run the usual way leaves the data set and the environment that the others share
-        (first,) = store.plan([PlannedRun("seed", "paper", 0, {}, "0", ())], data, command="fill").run_ids
+        (first,) = store.plan([PlannedRun("seed", "paper", 0, {}, "0", (), data)], command="fill").run_ids
         store.begin(first)
         store.record(first, RunSetup(Environment("cpu", "CPU", "3", "2", {}), WeightsRecord("random", "", None), 1))
         store.finish_run(first, "failed")

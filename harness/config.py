@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from harness import paths, registry
 from harness.api import DatasetOptions, Kind, Options, Schedule
@@ -41,6 +41,7 @@ __all__ = [
     "parse_set",
     "parse_weights",
     "read_recipe",
+    "settings",
 ]
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -208,6 +209,21 @@ class Override:
         return ".".join(self.path)
 
 
+def _axes(given: Any) -> Any:
+    """Take a value for the setting of its axis's name."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: [value if isinstance(value, dict) else {name: value} for value in values]
+        if isinstance(values, list)
+        else values
+        for name, values in given.items()
+    }
+
+
+Axes = Annotated[dict[str, Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]], BeforeValidator(_axes)]
+
+
 class Composed(Schedule):
     """A schedule that a recipe file composes of stages, instead of a plugin."""
 
@@ -215,7 +231,12 @@ class Composed(Schedule):
 
 
 class Recipe(Options):
-    """The top level of a recipe file. Each other table sets options: a stage's, ``transform``'s or ``data``'s."""
+    """The top level of a recipe file. Each other table sets options: a stage's, ``transform``'s or ``data``'s.
+
+    ``axes`` are what is varied, every value with every other: an axis has the name of an option and its values, or any
+    name and tables of several options, with keys as those of ``--set``. ``readings`` are the same for choices that a
+    protocol leaves open, the likely reading first; they are varied by `harness spec-curve` alone.
+    """
 
     plugins: tuple[str, ...] = ()
     schedule: Composed | None = None
@@ -227,6 +248,8 @@ class Recipe(Options):
     deterministic: bool | None = None
     limit_train: int | None = None
     stages: tuple[str, ...] | None = None
+    axes: Axes = Field(default_factory=dict)
+    readings: Axes = Field(default_factory=dict)
 
 
 def read_recipe(path: Path) -> tuple[Recipe, list[Override]]:
@@ -241,7 +264,7 @@ def read_recipe(path: Path) -> tuple[Recipe, list[Override]]:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     _refuse_nul(content, f"the recipe {path}")
     tables = {
-        key: value for key, value in content.items() if isinstance(value, dict) and key not in ("weights", "schedule")
+        key: value for key, value in content.items() if isinstance(value, dict) and key not in Recipe.model_fields
     }
     top = {key: value for key, value in content.items() if key not in tables}
     if "schedule" in top:
@@ -253,11 +276,20 @@ def read_recipe(path: Path) -> tuple[Recipe, list[Override]]:
         recipe = Recipe.model_validate(top)
     except ValidationError as error:
         raise ConfigError(_explain(error, "", {(key,): f"the recipe {path}" for key in top})) from error
-    return recipe, [
-        Override((name, *keys), value, f"the recipe {path}")
-        for name, table in tables.items()
-        for keys, value in _leaves(table)
-    ]
+    return recipe, settings(tables, f"the recipe {path}")
+
+
+def settings(table: Mapping[str, Any], origin: str) -> list[Override]:
+    """Return what a table sets: keys may be dotted, and values tables themselves.
+
+    Raises:
+        ConfigError: a key has no dot, in itself or by a table.
+    """
+    found = [Override(tuple(".".join(keys).split(".")), value, origin) for keys, value in _leaves(table)]
+    for override in found:
+        if len(override.path) < 2 or not all(override.path):
+            raise ConfigError(f"{origin}: {override.key!r} should look like STAGE.OPTION, for example frozen.epochs")
+    return found
 
 
 def _refuse_nul(value: Any, origin: str) -> None:

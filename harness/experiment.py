@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from harness import registry
 from harness.api import Dataset, Ensemble, Schedule
 from harness.config import (
+    Override,
     Recipe,
     RunConfig,
     apply_to_dataset,
@@ -24,6 +26,7 @@ from harness.data.splits import load_splits
 from harness.errors import ConfigError, PluginNotFoundError
 from harness.launch.load import load_elsewhere
 from harness.measure.gpus import find_gpu
+from harness.recipes import recipe_path, variations
 from harness.registry import Plugin
 from harness.results import (
     DatasetRecord,
@@ -44,13 +47,18 @@ DEFAULT_DATASET = "chest-xray"
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for, as typed; None is what was not said. Values of the request win over its recipe's."""
+    """What a user asked for, as typed; None is what was not said. Values of the request win over its recipe's.
+
+    ``recipe`` is a file, or the name of one that comes with harness. ``readings`` is how many of its readings to take,
+    and None leaves them out.
+    """
 
     plugins: Sequence[str] = ()
     data: str | None = None
     weights: Sequence[str] = ()
     settings: Sequence[str] = ()
-    recipe: Path | None = None
+    recipe: str | None = None
+    readings: int | None = None
     stages: Sequence[str] | None = None
     limit_train: int | None = None
     seeds: Sequence[int] = ()
@@ -62,16 +70,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A config for each run with the plugins it uses, and the ensembles over them; all of one schedule and data set.
-
-    ``experiment`` is None where the user named none.
-    """
+    """Runs to be, and the ensembles over them. ``experiment`` is None where the user named none."""
 
     experiment: str | None
-    configs: tuple[RunConfig, ...]
-    plugins: tuple[tuple[PluginRecord, ...], ...]
+    runs: tuple[PlannedRun, ...]
     ensembles: tuple[Plugin, ...]
-    dataset: DatasetRecord
 
 
 def make_plan(request: Request) -> Plan:
@@ -80,29 +83,25 @@ def make_plan(request: Request) -> Plan:
     Raises:
         HarnessError: anything of it cannot be used. Nothing has been recorded then.
     """
-    recipe, overrides = read_recipe(request.recipe) if request.recipe else (Recipe(), [])
-    overrides += [parse_set(text) for text in request.settings]
+    origin = f"the recipe {request.recipe}"
+    recipe, overrides = read_recipe(recipe_path(request.recipe)) if request.recipe else (Recipe(), [])
+    typed = [parse_set(text) for text in request.settings]
     argument = _choose_data(request.data)
     chosen = _choose_plugins(request.plugins, recipe.plugins, argument[0] if argument else None)
     dataset_plugin = chosen["dataset"][0]
     composed = recipe.schedule
     if composed is not None and any(registry.find_any(name).kind == "schedule" for name in recipe.plugins):
-        raise ConfigError(f"the recipe {request.recipe} both names a schedule and composes one")
+        raise ConfigError(f"{origin} both names a schedule and composes one")
     if composed is None or chosen["schedule"]:
         plugin = (chosen["schedule"] or [registry.find("schedule", DEFAULT_SCHEDULE)])[0]
         begun, schedule_record = registry.load(plugin, Schedule), plugin.record
     else:
         begun = Schedule.model_construct(**{name: getattr(composed, name) for name in Schedule.model_fields})
-        schedule_record = PluginRecord("schedule", composed.name, f"recipe {request.recipe}", "")
-    schedule = apply_to_schedule(
-        begun,
-        overrides,
-        request.stages if request.stages is not None else recipe.stages,
-    )
+        schedule_record = PluginRecord("schedule", composed.name, origin, "")
+    stages = request.stages if request.stages is not None else recipe.stages
     dataset = registry.load(dataset_plugin, Dataset)
-    options = apply_to_dataset(dataset_plugin.name, argument[1] if argument else None, dataset.Options, overrides)
     backbones = [plugin.name for plugin in chosen["backbone"]]
-    default = dict.fromkeys(backbones, schedule.weights)
+    default = dict.fromkeys(backbones, begun.weights)
     weights = parse_weights(request.weights, backbones, parse_weights(_weights_of(recipe), backbones, default))
     seeds = list(dict.fromkeys(request.seeds or _seeds_of(recipe)))
     limit_train = request.limit_train if request.limit_train is not None else recipe.limit_train
@@ -116,45 +115,65 @@ def make_plan(request: Request) -> Plan:
     if precision is None:
         gpu = find_gpu(device)
         precision = "bf16" if gpu and gpu.capability >= (8, 0) else "fp32"
-    try:
-        configs = tuple(
-            RunConfig(
-                backbone=plugin.name,
-                weights=weights[plugin.name],
-                schedule_name=schedule_record.name,
-                schedule=schedule,
-                dataset=dataset_plugin.name,
-                data=options.model_dump(mode="json"),
-                limit_train=limit_train,
-                seed=seed,
-                device=device,
-                precision=precision,
-                deterministic=request.deterministic or bool(recipe.deterministic),
+    described: dict[str, DatasetRecord] = {}
+    runs: dict[str, PlannedRun] = {}
+    for varied in _variations(recipe, origin, request):
+        said = [*overrides, *varied, *typed]
+        schedule = apply_to_schedule(begun, said, stages)
+        options = apply_to_dataset(dataset_plugin.name, argument[1] if argument else None, dataset.Options, said)
+        used = options.model_dump_json()
+        for seed, plugin in product(seeds, chosen["backbone"]):
+            try:
+                config = RunConfig(
+                    backbone=plugin.name,
+                    weights=weights[plugin.name],
+                    schedule_name=schedule_record.name,
+                    schedule=schedule,
+                    dataset=dataset_plugin.name,
+                    data=options.model_dump(mode="json"),
+                    limit_train=limit_train,
+                    seed=seed,
+                    device=device,
+                    precision=precision,
+                    deterministic=request.deterministic or bool(recipe.deterministic),
+                )
+            except ValidationError as error:
+                first = error.errors()[0]
+                option = str(first["loc"][0]).replace("_", "-")
+                raise ConfigError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
+            if used not in described:
+                splits = load_splits(dataset, dataset_plugin.name, options, limit_train, seed)
+                described[used] = describe(dataset_plugin.name, dataset, splits)
+            records = (plugin.record, schedule_record, dataset_plugin.record, *_pieces(schedule))
+            # what the user said of an axis makes its values the same
+            runs.setdefault(
+                config.hash,
+                PlannedRun(
+                    backbone=plugin.name,
+                    schedule=schedule_record.name,
+                    seed=seed,
+                    config=config.model_dump(mode="json"),
+                    config_hash=config.hash,
+                    plugins=records,
+                    dataset=described[used],
+                ),
             )
-            for seed in seeds
-            for plugin in chosen["backbone"]
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
-    splits = load_splits(dataset, dataset_plugin.name, options, configs[0].limit_train, configs[0].seed)
     for plugin in chosen["ensemble"]:
         registry.load(plugin, Ensemble)
     members = [plugin for plugin in chosen["backbone"] if plugin.member is not None]
     for failure in filter(None, load_elsewhere(members)):  # whether a family has the name, its library alone knows
         raise PluginNotFoundError(failure.message)
-    return Plan(
-        experiment=request.experiment or recipe.experiment,
-        configs=configs,
-        plugins=tuple(
-            (plugin.record, schedule_record, dataset_plugin.record, *_pieces(schedule))
-            for _ in seeds
-            for plugin in chosen["backbone"]
-        ),
-        ensembles=tuple(chosen["ensemble"]),
-        dataset=describe(dataset_plugin.name, dataset, splits),
-    )
+    named = recipe.experiment and recipe.experiment + ("-readings" if request.readings else "")
+    return Plan(request.experiment or named, tuple(runs.values()), tuple(chosen["ensemble"]))
+
+
+def _variations(recipe: Recipe, origin: str, request: Request) -> list[list[Override]]:
+    """Return what is set differently from run to run; readings where some are asked for."""
+    if request.readings is None:
+        return variations(recipe.axes, origin)
+    if not recipe.readings:
+        raise ConfigError(f"{origin} has no [readings]: choices that are open, each with the values to try")
+    return variations({**recipe.axes, **recipe.readings}, origin, request.readings)
 
 
 def _choose_data(data: str | None) -> tuple[str, str | None] | None:
@@ -218,18 +237,5 @@ def plan_sweep(plan: Plan, store: Store, command: str, *, repeat: bool = False) 
         command: what the user typed, for the record.
         repeat: do everything anew.
     """
-    runs = [
-        PlannedRun(
-            backbone=config.backbone,
-            schedule=config.schedule_name,
-            seed=config.seed,
-            config=config.model_dump(mode="json"),
-            config_hash=config.hash,
-            plugins=plugins,
-        )
-        for config, plugins in zip(plan.configs, plan.plugins, strict=True)
-    ]
     ensembles = [plugin.name for plugin in plan.ensembles]
-    return store.plan(
-        runs, plan.dataset, command=command, ensembles=ensembles, experiment=plan.experiment, repeat=repeat
-    )
+    return store.plan(plan.runs, command=command, ensembles=ensembles, experiment=plan.experiment, repeat=repeat)

@@ -533,6 +533,7 @@ class PlannedRun:
     config: Mapping[str, Any]
     config_hash: str
     plugins: tuple[PluginRecord, ...]
+    dataset: DatasetRecord
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -292,7 +293,8 @@ def _beat(store: Store, run_id: int) -> None:
 
 
 def _combine(sweep: Sweep, store: Store, outcome: Outcome) -> None:
-    """Combine the runs that completed, after each stage: those of each seed, or of one backbone those of all seeds.
+    """Combine the runs that completed and differ in their backbones alone, after each stage; of one backbone those that
+    differ in their seeds alone.
 
     One run alone makes no ensemble.
     """
@@ -300,10 +302,12 @@ def _combine(sweep: Sweep, store: Store, outcome: Outcome) -> None:
 
     completed = {run.id: run for run in store.runs(Selection(ids=sweep.run_ids)) if run.status == "completed"}
     several = len({run.backbone for run in completed.values()}) > 1
-    teams: dict[int, list[int]] = {}
+    teams: dict[str, list[int]] = {}
     for run_id in sweep.run_ids:
         if run_id in completed:
-            teams.setdefault(completed[run_id].seed if several else 0, []).append(run_id)
+            own = {"backbone", "weights"} if several else {"seed"}
+            shared = {name: value for name, value in completed[run_id].config.items() if name not in own}
+            teams.setdefault(json.dumps(shared, sort_keys=True), []).append(run_id)
     for team in teams.values():
         if len(team) < 2:
             continue

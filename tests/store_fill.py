@@ -113,8 +113,8 @@ def add_run(
     data = data or dataset()
     config = RunConfig(backbone=backbone, schedule_name="paper", schedule=PAPER, dataset=data.name, seed=seed)
     plugin = PluginRecord("backbone", backbone, "transfer-harness", "0.1.0")
-    planned = PlannedRun(backbone, "paper", seed, config.model_dump(mode="json"), config.hash, (plugin,))
-    sweep = store.plan([planned], data, command=f"harness run {backbone}", experiment=experiment, repeat=True)
+    planned = PlannedRun(backbone, "paper", seed, config.model_dump(mode="json"), config.hash, (plugin,), data)
+    sweep = store.plan([planned], command=f"harness run {backbone}", experiment=experiment, repeat=True)
     (run_id,) = sweep.run_ids
     if status != "planned":
         assert store.begin(run_id)

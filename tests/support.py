@@ -28,8 +28,8 @@ def begin_run(
     command: str = "harness run",
 ) -> int:
     """Plan one more run of an experiment and begin it; return its id."""
-    planned = PlannedRun(backbone, schedule, seed, config or {}, config_hash, tuple(plugins))
-    sweep = store.plan([planned], dataset, command=command, experiment=experiment, repeat=True)
+    planned = PlannedRun(backbone, schedule, seed, config or {}, config_hash, tuple(plugins), dataset)
+    sweep = store.plan([planned], command=command, experiment=experiment, repeat=True)
     (run_id,) = sweep.run_ids
     assert store.begin(run_id)
     return run_id

@@ -68,7 +68,7 @@ def test_recipes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(content)
     try:
-        make_plan(Request(plugins=["resnet18"], data="phantom", recipe=path))
+        make_plan(Request(plugins=["resnet18"], data="phantom", recipe=str(path)))
     except HarnessError as error:
         message(error)
 
@@ -93,9 +93,9 @@ def test_requests(plugins, data, weights, seeds, limit, words) -> None:  # type:
     except HarnessError as error:
         message(error)
     else:
-        for config in plan.configs:
-            again = RunConfig.model_validate(json.loads(json.dumps(config.model_dump(mode="json"))))
-            assert (again, again.hash) == (config, config.hash)
+        for run in plan.runs:
+            again = RunConfig.model_validate(json.loads(json.dumps(run.config)))
+            assert (again.model_dump(mode="json"), again.hash) == (run.config, run.config_hash)
 
 
 @FUZZ

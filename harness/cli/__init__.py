@@ -15,10 +15,12 @@ from harness.cli.doctor import doctor
 from harness.cli.ensemble import ensemble
 from harness.cli.gate import GateCommand, gate
 from harness.cli.plugins import plugins
+from harness.cli.recipes import recipes
 from harness.cli.report import report
 from harness.cli.resume import resume
 from harness.cli.roofs import roofs
 from harness.cli.run import run
+from harness.cli.spec_curve import spec_curve
 from harness.cli.verify_resume import verify_resume
 from harness.errors import BrokenPluginError, HarnessError
 
@@ -34,6 +36,8 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(resume)
+app.command()(recipes)
+app.command("spec-curve")(spec_curve)
 app.command("verify-resume", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(verify_resume)
 app.command()(bench)
 app.command()(roofs)

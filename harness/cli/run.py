@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout
+from harness.cli.options import CheckpointEvery, Database, Jobs, Json, Latency, MemoryLimit, Timeout, words
 from harness.cli.output import say
 from harness.cli.sweep import command, execute
 from harness.errors import ConfigError
 
-__all__ = ["run"]
+__all__ = ["parse_seeds", "run"]
 
 
 def run(
@@ -37,7 +36,9 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Override an option, such as frozen.epochs=2 or data.split=grouped. Repeatable."),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file with the same options.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file with the same options, or a name of `harness recipes`.")
+    ] = None,
     stages: Annotated[str | None, typer.Option(help="Stages to run, such as frozen. Default: all.")] = None,
     limit_train: Annotated[
         int | None, typer.Option(min=1, help="Train on this many images, classes in their proportions.")
@@ -84,7 +85,7 @@ def run(
     from harness.launch import Child
     from harness.measure.gpus import ready_ahead
 
-    named = _names(plugins)
+    named = words(plugins)
     ready = ready_ahead(device or "auto")
     with ExitStack() as stack:
         # They load torch while this process plans.
@@ -100,18 +101,18 @@ def run(
                 weights=weights or (),
                 settings=settings or (),
                 recipe=recipe,
-                stages=_names(stages) if stages is not None else None,
+                stages=words(stages) if stages is not None else None,
                 limit_train=limit_train,
-                seeds=_seeds(seed),
+                seeds=parse_seeds(seed),
                 device=device,
                 precision=precision,
                 deterministic=deterministic,
                 experiment=experiment,
             )
         )
-        for child in children[len(plan.configs) :]:
+        for child in children[len(plan.runs) :]:
             child.close()
-        del children[len(plan.configs) :]
+        del children[len(plan.runs) :]
         with open_store(db, say=say) as store:
             sweep = plan_sweep(plan, store, command(), repeat=repeat)
             execute(
@@ -124,16 +125,13 @@ def run(
                 latency,
                 jobs,
                 as_json,
-                children[: len(plan.configs)],
+                children[: len(plan.runs)],
             )
 
 
-def _seeds(text: str | None) -> list[int]:
-    named = _names(text or "")
+def parse_seeds(text: str | None) -> list[int]:
+    """Return the seeds of ``--seed``."""
+    named = words(text or "")
     if not all(name.isdecimal() for name in named):
         raise ConfigError(f"--seed {text}: say a number, or several, such as 0,1,2")
     return list(map(int, named))
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

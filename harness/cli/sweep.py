@@ -19,10 +19,11 @@ from harness.errors import HarnessError, StoreError
 
 if TYPE_CHECKING:
     from harness.launch import Child
-    from harness.results import Sweep
+    from harness.results import Run, Sweep
     from harness.store import Store
+    from harness.sweep import Outcome
 
-__all__ = ["command", "execute", "stop_when_told"]
+__all__ = ["asked_for", "carry_out", "command", "end", "execute", "stop_when_told"]
 
 
 def execute(
@@ -38,27 +39,14 @@ def execute(
     started: Sequence[Child] = (),
 ) -> None:
     """Execute a sweep, show it, and end with the exit code that it deserves."""
-    from harness.cli.display import RunDisplay
     from harness.cli.tables import accuracy_table, ensemble_json, of_one_class, run_json
-    from harness.launch import Limits
     from harness.results import Selection
-    from harness.store import shown_url
-    from harness.sweep import Execution, run_sweep
 
+    outcome = carry_out(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, jobs, started)
     name = sweep.experiment.name
-    shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
-    named = f" --experiment {shlex.quote(name)}"
-    memory = int(memory_limit * 2**30) if memory_limit else None
-    with stop_when_told(f"harness resume{shown}{named}", "at the next checkpoint") as stopping:
-        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping, list(started), jobs)
-        with RunDisplay(err, len(sweep.run_ids)) as display:
-            outcome = run_sweep(sweep, store, execution, display.show)
     runs = store.runs(Selection(ids=outcome.run_ids), epochs=as_json)
     if not runs:
         raise StoreError(f"every run of {name!r} was removed meanwhile")
-
-    for complaint in outcome.complaints:
-        err.print(f"[bold red]failed:[/] {escape(complaint)}", soft_wrap=True)
     if as_json:
         print_json(
             {
@@ -74,23 +62,66 @@ def execute(
         out.print("Share and number of test images right; below, the Wilson 95 % interval in %.", style="dim")
         for words in of_one_class(runs):
             out.print(f"{escape(words)}: it has learnt no difference yet.", style="dim")
+        shown, named = asked_for(db, name)
         out.print(escape(f"Next: harness report{shown}{named}\n      harness runs list{shown}"), soft_wrap=True)
+    end(outcome, runs, db)
+
+
+def carry_out(
+    store: Store,
+    sweep: Sweep,
+    db: str,
+    timeout: float,
+    memory_limit: float | None,
+    checkpoint_every: float,
+    latency: bool,
+    jobs: int,
+    started: Sequence[Child] = (),
+) -> Outcome:
+    """Execute a sweep with its progress shown, and say which ensembles failed."""
+    from harness.cli.display import RunDisplay
+    from harness.launch import Limits
+    from harness.sweep import Execution, run_sweep
+
+    memory = int(memory_limit * 2**30) if memory_limit else None
+    with stop_when_told(
+        f"harness resume{''.join(asked_for(db, sweep.experiment.name))}", "at the next checkpoint"
+    ) as stopping:
+        execution = Execution(Limits(timeout, memory), checkpoint_every, latency, stopping, list(started), jobs)
+        with RunDisplay(err, len(sweep.run_ids)) as display:
+            outcome = run_sweep(sweep, store, execution, display.show)
+    for complaint in outcome.complaints:
+        err.print(f"[bold red]failed:[/] {escape(complaint)}", soft_wrap=True)
+    return outcome
+
+
+def end(outcome: Outcome, runs: Sequence[Run], db: str) -> None:
+    """Say what of a sweep did not complete, and end with the exit code for it, if it is not 0."""
+    go_on = f"harness resume{''.join(asked_for(db, outcome.experiment.name))}"
     unfinished = [run for run in runs if run.status != "completed"]
     if outcome.interrupted:
         err.print(
             f"[bold]Interrupted,[/] {len(runs) - len(unfinished)} of {len(runs)} runs completed. What was recorded is "
-            f"kept. Go on with: harness resume{escape(shown + named)}",
+            f"kept. Go on with: {escape(go_on)}",
             soft_wrap=True,
         )
         raise typer.Exit(130)
     if unfinished:
         err.print(
-            f"{len(unfinished)} of {len(runs)} runs did not complete. With the cause mended, harness "
-            f"resume{escape(shown + named)} tries them again.",
+            f"{len(unfinished)} of {len(runs)} runs did not complete. With the cause mended, {escape(go_on)} tries "
+            "them again.",
             soft_wrap=True,
         )
     if outcome.complaints or unfinished:
         raise typer.Exit(1)
+
+
+def asked_for(db: str, experiment: str) -> tuple[str, str]:
+    """Return the options that name a database and an experiment on a command line."""
+    from harness.store import shown_url
+
+    shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
+    return shown, f" --experiment {shlex.quote(experiment)}"
 
 
 def command() -> str:

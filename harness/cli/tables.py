@@ -34,6 +34,8 @@ LIST_COLUMNS = (
 
 def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], title: str) -> Table:
     """Table 1: test accuracy after each stage with its Wilson 95 % interval, and the ensembles below."""
+    from harness.report.specification import choices
+
     stages = list(dict.fromkeys(name for run in runs for name in _stage_names(run)))
     table = Table(title=f"Test accuracy, {escape(title)}", title_justify="left")
     table.add_column("run", justify="right")
@@ -42,6 +44,9 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
     several = len({run.seed for run in runs}) > 1
     if several:
         table.add_column("seed", justify="right")
+    varied = choices(runs)
+    if varied:
+        table.add_column("what differs", overflow="fold")
     for stage in stages:
         table.add_column(f"after {escape(stage)}", justify="right")
     for run in sorted(runs, key=lambda run: run.id):
@@ -50,7 +55,8 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
         if run.status != "completed" and "" in cells:
             cells[cells.index("")] = f"[red]{escape(run.status)}[/]"
         seed = [str(run.seed)] if several else []
-        table.add_row(str(run.id), escape(run.backbone), escape(weights), *seed, *cells)
+        differs = ["\n".join(f"{choice.name}={choice.values[run.id]}" for choice in varied)] if varied else []
+        table.add_row(str(run.id), escape(run.backbone), escape(weights), *seed, *map(escape, differs), *cells)
     if ensembles:
         table.add_section()
     seeds = {run.id: run.seed for run in runs}
@@ -62,7 +68,8 @@ def accuracy_table(runs: Sequence[Run], ensembles: Sequence[EnsembleRecord], tit
         cells = [_accuracy(by_stage[s].correct, by_stage[s].images) if s in by_stage else "" for s in stages]
         of = {seeds[voter] for voter in voters}
         seed = [str(of.pop()) if len(of) == 1 else "all"] if several else []
-        table.add_row("", f"{escape(method)} of {len(voters)}", "", *seed, *cells)
+        of_members = ["of runs " + ", ".join(map(str, voters))] if varied else []
+        table.add_row("", f"{escape(method)} of {len(voters)}", "", *seed, *of_members, *cells)
     return table
 
 

@@ -11,7 +11,7 @@ from numpy.random import PCG64, Generator
 from harness.api import Dataset, DatasetOptions, ImageRef, ImageSplits
 from harness.errors import DataError
 
-__all__ = ["check_splits", "leak", "limit_train", "load_splits", "move_groups", "move_images"]
+__all__ = ["check_splits", "fold_groups", "leak", "limit_train", "load_splits", "move_groups", "move_images"]
 
 Refs = tuple[ImageRef, ...]
 
@@ -81,6 +81,37 @@ def move_groups(
                 f"the {sum(sides)} images of label {label} are in too few groups to be divided without tearing one"
             )
     return stay, moved
+
+
+def fold_groups(refs: Sequence[ImageRef], folds: int, fold: int, seed: int) -> tuple[Refs, Refs]:
+    """Divide images into folds of whole groups, with the labels as evenly spread as groups allow (scikit-learn's
+    ``StratifiedGroupKFold``).
+
+    Returns:
+        The images of the other folds and those of ``fold``, each in the order of ``refs``.
+
+    Raises:
+        DataError: there are fewer groups of a label than folds, or a group is larger than a fold.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    ordered = sorted(refs, key=lambda ref: ref.id)
+    labels, groups = [ref.label for ref in ordered], [ref.group for ref in ordered]
+    for label in sorted(set(labels)):
+        number = len({ref.group for ref in ordered if ref.label == label})
+        if number < folds:
+            raise DataError(
+                f"label {label} is of {number} groups (patients), which cannot be divided into {folds} folds"
+            )
+    name, largest = Counter(groups).most_common(1)[0]
+    if largest > len(ordered) / folds:
+        raise DataError(
+            f"the group (patient) {name} has {largest} images, more than one of {folds} folds of {len(ordered)} "
+            "images; take fewer folds"
+        )
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    chosen = [drawn for _, drawn in parts][fold]
+    return _part(refs, {ordered[index].id for index in chosen})
 
 
 def _part(refs: Sequence[ImageRef], moved: set[str]) -> tuple[Refs, Refs]:

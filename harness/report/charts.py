@@ -12,10 +12,11 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from harness.report.parts import CurvePoint, Curves, Latency
-from harness.report.text import millis
+from harness.report.specification import Conclusion
+from harness.report.text import millis, points
 from harness.report.views import Point, Scatter
 
-__all__ = ["accuracy_chart", "latency_chart", "loss_chart", "scatter_chart"]
+__all__ = ["accuracy_chart", "latency_chart", "loss_chart", "scatter_chart", "specification_chart"]
 
 WIDTH, HEIGHT = 360, 220
 STAGE_COLOURS = 4
@@ -52,19 +53,20 @@ _EMPTY = re.compile(r'<path [^>]*d="(?:M0,0h0v0h0Z)?"[^>]*/>')
 
 
 def _svg(layers: Sequence[Any], name: str, prefix: str, height: int = HEIGHT) -> Markup:
+    """Draw charts over each other, ``height`` pixels high with their axes; the rest as of :func:`_draw`."""
+    size = alt.AutoSizeParams(type="fit", contains="padding")
+    return _draw(alt.layer(*layers).properties(width=WIDTH, height=height, autosize=size), name, prefix)
+
+
+def _draw(chart: Any, name: str, prefix: str) -> Markup:
     """Draw a chart.
 
     Args:
-        layers: charts drawn over each other.
+        chart: altair's.
         name: what a screen reader says of it.
         prefix: put before each id, so that charts of one page do not clash.
-        height: in pixels, axes included.
     """
-    spec = (
-        alt.layer(*layers)
-        .properties(width=WIDTH, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
-        .to_dict()
-    )
+    spec = chart.to_dict()
     spec["config"] = _CONFIG
     drawn = _EMPTY.sub("", vl_convert.vegalite_to_svg(spec))
     # vl-convert counts ids through the life of a process: count them anew
@@ -225,6 +227,42 @@ def scatter_chart(scatter: Scatter, domain: tuple[float, float], prefix: str) ->
         f"{point.label}, {point.x:.4g} {scatter.unit}, {point.y:.1%}" for point in scatter.points
     )
     return _svg(layers, name, prefix, height=260)
+
+
+def specification_chart(conclusion: Conclusion, choices: Sequence[str], prefix: str) -> Markup:
+    """The effect under each reading with its interval, the least first, above what each reading chose."""
+    width = max(300, min(760, 26 * len(conclusion.readings)))
+    effects, chosen = [], []
+    for place, reading in enumerate(conclusion.readings):
+        low, high = reading.effect.interval or (reading.effect.value, reading.effect.value)
+        said = reading.effect.verdict
+        row = {"x": place, "y": 100 * reading.effect.value, "low": 100 * low, "high": 100 * high, "verdict": said}
+        effects.append(row)
+        chosen += [
+            {"x": place, "row": f"{name} = {value}", "verdict": said}
+            for name, value in zip(choices, reading.values, strict=True)
+        ]
+    rows = [f"{mean.choice} = {mean.value}" for mean in conclusion.means]
+    x = alt.X("x:O").axis(None)
+    y = alt.Y("y:Q").scale(zero=True, padding=8).axis(tickCount=6).title("points")
+    low_end = y.copy()
+    low_end.shorthand = "low:Q"
+    verdicts, colours = ["fall", "undecided", "rise"], ["var(--s2)", "var(--muted)", "var(--s1)"]
+    colour = alt.Color("verdict:N").scale(domain=verdicts, range=colours).legend(None)
+    base = alt.Chart(_data(effects))
+    zero = alt.Chart(_data([{"y": 0}])).mark_rule(stroke="var(--ink)", strokeWidth=1).encode(y=y)
+    bars = base.mark_rule(strokeWidth=1.6, opacity=0.6).encode(x=x, y=low_end, y2="high:Q", color=colour)
+    marks = base.mark_point(filled=True, size=52, opacity=1).encode(x=x, y=y, color=colour)
+    curve = alt.layer(zero, bars, marks).properties(width=width, height=190)
+    taken = alt.Chart(_data(chosen)).mark_point(filled=True, shape="square", size=58, opacity=1)
+    names = alt.Y("row:N").sort(rows).axis(labelLimit=340, grid=True, domain=False).title(None)
+    below = taken.encode(x=x, y=names, color=colour).properties(width=width, height=17 * len(rows))
+    lowest, highest = conclusion.readings[0].effect.value, conclusion.readings[-1].effect.value
+    name = (
+        f"{conclusion.title}: {len(conclusion.readings)} readings from {points(lowest)} to {points(highest)} points. "
+        f"{conclusion.summary}"
+    )
+    return _draw(alt.vconcat(curve, below, spacing=8, bounds="flush"), name, prefix)
 
 
 def _labels(

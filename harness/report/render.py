@@ -124,6 +124,7 @@ def _write_all(
                 left_out=others + 1 - len(experiments),
                 curves=curves,
                 scatters=_scatters(view),
+                specification_charts=_specifications(view),
             ),
         )
     kept = written | {out / page for page in home.values()}
@@ -152,6 +153,16 @@ def _scatters(view: ExperimentView) -> list[tuple[Scatter, Markup]]:
     return [(one, charts.scatter_chart(one, domain, f"scatter-{one.key}")) for one in view.scatters if one.points]
 
 
+def _specifications(view: ExperimentView) -> list[Markup]:
+    if view.specification is None:
+        return []
+    choices = view.specification.choices
+    return [
+        charts.specification_chart(one, choices, f"specification{number}")
+        for number, one in enumerate(view.specification.conclusions)
+    ]
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -169,6 +180,7 @@ def _environment() -> Environment:
         "interval": text.interval,
         "millis": text.millis,
         "percent": text.percent,
+        "points": text.points,
         "when": text.when,
     }
     environment.globals["css"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))  # noqa: S704

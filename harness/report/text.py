@@ -21,6 +21,7 @@ __all__ = [
     "millis",
     "p_value",
     "percent",
+    "points",
     "show",
     "when",
 ]
@@ -37,6 +38,11 @@ def percent(share: float, digits: int = 2) -> str:
 def interval(low: float, high: float, digits: int = 1) -> str:
     """Bounds of a share, in percent without the sign: ``83.6–89.0``."""
     return f"{low * 100:.{digits}f}{_DASH}{high * 100:.{digits}f}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in points: -0.0213 becomes ``-2.1``, with a minus sign."""
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def figure(value: float, digits: int = 3) -> str:

@@ -31,6 +31,7 @@ from harness.report.parts import (
     test_share,
     val_share,
 )
+from harness.report.specification import Specification, specification
 from harness.report.text import bytes_, count, execution, flatten, interval, percent, show
 from harness.results import DatasetRecord, EnsembleRecord, Experiment, MeasurementSet, Run, StageRecord
 
@@ -222,6 +223,7 @@ class ExperimentView:
     rows: tuple[Row, ...]
     ensembles: tuple[EnsembleRow, ...]
     deviations: tuple[Deviation, ...]
+    specification: Specification | None
     figures: tuple[Figure, ...]
     accuracy_domain: tuple[float, float]
     batch_sizes: tuple[int, ...]
@@ -262,6 +264,7 @@ def experiment_view(experiment: Experiment, runs: Sequence[Run], ensembles: Sequ
         rows=tuple(_rows(runs, stages, paper, axis)),
         ensembles=tuple(_ensemble_rows(runs, ensembles, stages, paper, axis)),
         deviations=deviations(paper, runs) if paper else (),
+        specification=specification(runs, ensembles),
         figures=tuple(_figures(runs)),
         accuracy_domain=_accuracy_domain(runs),
         devices=tuple(dict.fromkeys(run.environment.device_name for run in runs if run.environment)),

@@ -106,7 +106,6 @@ class Store:
     def plan(
         self,
         runs: Sequence[PlannedRun],
-        dataset: DatasetRecord,
         *,
         command: str,
         ensembles: Sequence[str] = (),
@@ -119,20 +118,20 @@ class Store:
         before any other. The same plan made again is the same sweep.
 
         Args:
-            runs: in the order in which they are to be executed.
-            dataset: that they all use.
+            runs: at least one, in the order in which they are to be executed.
             command: what the user typed, without passwords.
             ensembles: names of the ensembles over these runs.
             experiment: its name; by default that of an earlier equal plan, or else the data set and the time.
             repeat: make every run anew.
         """
-        plan_hash = sha256([[run.config_hash for run in runs], dataset.fingerprint, list(ensembles)])
+        datasets = {run.dataset.fingerprint: run.dataset for run in runs}
+        plan_hash = sha256([[run.config_hash for run in runs], *datasets, list(ensembles)])
         with self._write() as session:
             if session.get_bind().dialect.name == "postgresql":  # on SQLite the write lock keeps others from planning
                 session.execute(text("LOCK TABLE sweeps IN SHARE ROW EXCLUSIVE MODE"))
             sweep = None if repeat else self._equal_sweep(session, plan_hash, experiment)
             if sweep is None:
-                name = experiment or f"{dataset.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+                name = experiment or f"{runs[0].dataset.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
                 sweep = SweepRow(
                     uid=uuid4().hex,
                     experiment_id=shared.experiment_id(session, name),
@@ -143,11 +142,12 @@ class Store:
                 )
                 session.add(sweep)
                 session.flush()
-            dataset_id = shared.dataset_id(session, dataset)
+            dataset_ids = {name: shared.dataset_id(session, dataset) for name, dataset in datasets.items()}
             planned = select(SweepRunRow.position, SweepRunRow.run_id).where(SweepRunRow.sweep_id == sweep.id)
             known: dict[int, int] = {row.position: row.run_id for row in session.execute(planned)}
             run_ids = []
             for position, run in enumerate(runs):
+                dataset_id = dataset_ids[run.dataset.fingerprint]
                 run_id = known.get(position)
                 if run_id is None and not repeat:
                     run_id = _same_run(session, run.config_hash, dataset_id)

@@ -33,9 +33,9 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number, url in enumerate(urls):
     with open_store(url) as store:
-        planned = PlannedRun(worker, "paper", number, {"schedule": {"stages": []}}, f"{worker} {number}", ())
+        planned = PlannedRun(worker, "paper", number, {"schedule": {"stages": []}}, f"{worker} {number}", (), data)
         name = "table1" if urls.count(url) == 1 else f"experiment {number}"
-        (run,) = store.plan([planned], data, command=worker, experiment=name).run_ids
+        (run,) = store.plan([planned], command=worker, experiment=name).run_ids
         assert store.begin(run)
         store.record(run, setup)
         store.record(run, StageStarted("frozen", 0, int(epochs), 1))

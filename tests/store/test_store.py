@@ -302,43 +302,44 @@ def test_lists_use_indexes(tmp_path, selection, index):
 # --- plans and attempts -----------------------------------------------------------------------------------------------
 
 
-def planned(name, seed=0):
-    return PlannedRun(name, "paper", seed, {"backbone": name}, f"{name}{seed}", PLUGINS)
+def planned(name, seed=0, images=None):
+    images = images or dataset()
+    return PlannedRun(name, "paper", seed, {"backbone": name}, f"{name}{seed}", PLUGINS, images)
 
 
 def test_the_same_plan_is_the_same_sweep_and_another_shares_its_runs(store):
-    first = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"])
-    again = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"])
+    first = store.plan([planned("a"), planned("b")], command="one", ensembles=["vote"])
+    again = store.plan([planned("a"), planned("b")], command="one", ensembles=["vote"])
     assert again.experiment == first.experiment
     assert again.run_ids == first.run_ids
 
-    wider = store.plan([planned("a"), planned("c")], dataset(), command="two", experiment="wider")
+    wider = store.plan([planned("a"), planned("c")], command="two", experiment="wider")
     assert wider.run_ids[0] == first.run_ids[0]
     assert [e.name for e in store.run(wider.run_ids[0]).experiments] == [first.experiment.name, "wider"]
     assert store.run(wider.run_ids[1]).experiment.commands == ("two",)
 
-    elsewhere = store.plan([planned("a")], dataset("a" * 64), command="three")
+    elsewhere = store.plan([planned("a", images=dataset("a" * 64))], command="three")
     assert elsewhere.run_ids[0] not in (*first.run_ids, *wider.run_ids), "other images make another run"
-    anew = store.plan([planned("a"), planned("b")], dataset(), command="one", ensembles=["vote"], repeat=True)
+    anew = store.plan([planned("a"), planned("b")], command="one", ensembles=["vote"], repeat=True)
     assert not set(anew.run_ids) & set(first.run_ids)
 
 
 def test_a_repetition_that_stopped_is_gone_on_with_and_not_mixed_with_what_it_repeats(store):
     both = [planned("a"), planned("b")]
-    first = store.plan(both, dataset(), command="one", experiment="x")
+    first = store.plan(both, command="one", experiment="x")
     for run_id in first.run_ids:
         assert store.begin(run_id)
         store.finish_run(run_id, "completed")
-    anew = store.plan(both, dataset(), command="one", experiment="x", repeat=True)
-    again = store.plan(both, dataset(), command="one", experiment="x")
+    anew = store.plan(both, command="one", experiment="x", repeat=True)
+    again = store.plan(both, command="one", experiment="x")
     assert again.run_ids == anew.run_ids
     assert [sweep.run_ids for sweep in store.unfinished_sweeps("x")] == [anew.run_ids]
     store.delete_runs(anew.run_ids[1:])
-    assert store.plan(both, dataset(), command="one", experiment="x").run_ids == (anew.run_ids[0], first.run_ids[1])
+    assert store.plan(both, command="one", experiment="x").run_ids == (anew.run_ids[0], first.run_ids[1])
 
 
 def test_a_run_is_done_once_by_one_process(store):
-    (run_id,) = store.plan([planned("a")], dataset(), command="x").run_ids
+    (run_id,) = store.plan([planned("a")], command="x").run_ids
     assert store.run(run_id).status == "planned"
     assert store.begin(run_id)
     assert not store.begin(run_id), "this very process is at it"
@@ -356,8 +357,8 @@ def test_a_run_is_done_once_by_one_process(store):
 
 
 def test_unfinished_sweeps_keep_their_order_and_ensembles(store):
-    store.plan([planned("a")], dataset(), command="x", experiment="old")
-    newer = store.plan([planned("c"), planned("b")], dataset(), command="y", ensembles=["vote"], experiment="new")
+    store.plan([planned("a")], command="x", experiment="old")
+    newer = store.plan([planned("c"), planned("b")], command="y", ensembles=["vote"], experiment="new")
     found = store.unfinished_sweeps()
     assert [sweep.experiment.name for sweep in found] == ["new", "old"]
     assert (found[0].run_ids, found[0].ensembles) == (newer.run_ids, ("vote",))
@@ -423,7 +424,7 @@ def test_a_process_whose_run_was_taken_over_writes_no_more(store):
 
 
 def test_a_run_that_was_removed_meanwhile_does_not_begin(store):
-    (run_id,) = store.plan([planned("a")], dataset(), command="x").run_ids
+    (run_id,) = store.plan([planned("a")], command="x").run_ids
     store.delete_runs([run_id])
     assert not store.begin(run_id)
 

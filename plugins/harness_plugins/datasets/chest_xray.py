@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.api import Dataset, DatasetOptions, Download, ImageSplits, RemoteFile
 from harness.data.archive import Tree, open_tree
@@ -24,7 +24,7 @@ from harness.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from harness.data.splits import check_splits, move_groups, move_images
+from harness.data.splits import check_splits, fold_groups, move_groups, move_images
 from harness.errors import DataError, did_you_mean
 
 __all__ = ["ChestXray", "patient"]
@@ -122,12 +122,22 @@ def _parquet() -> tuple[Any, Any]:
 class ChestXrayOptions(DatasetOptions):
     """Which training images become val."""
 
-    split: Literal["paper", "grouped"] = Field(
-        "paper", description="paper: val drawn image by image; grouped: no patient is on two sides"
+    split: Literal["paper", "grouped", "folds"] = Field(
+        "paper",
+        description="paper: val drawn image by image; grouped: no patient is on two sides; folds: val is one of "
+        "several parts of the patients outside test",
     )
     split_seed: int = Field(0, ge=0, description="seed of that draw")
     val_normal: int = Field(100, ge=1, description="NORMAL images moved from train to val")
     val_pneumonia: int = Field(200, ge=1, description="PNEUMONIA images moved from train to val")
+    folds: int = Field(5, ge=2, le=100, description="how many parts (split=folds)")
+    fold: int = Field(0, ge=0, description="which of them is val, from 0 (split=folds)")
+
+    @model_validator(mode="after")
+    def _within(self) -> ChestXrayOptions:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: they are counted from 0")
+        return self
 
 
 class ChestXray(Dataset):
@@ -192,11 +202,15 @@ class ChestXray(Dataset):
         if options.split == "paper":
             train, moved = move_images(train, per_class, options.split_seed)
         else:
-            train, moved = move_groups(train, per_class, options.split_seed, frozenset(ref.group for ref in val))
+            if options.split == "folds":
+                train, moved = fold_groups((*train, *val), options.folds, options.fold, options.split_seed)
+                val = ()
+            else:
+                train, moved = move_groups(train, per_class, options.split_seed, frozenset(ref.group for ref in val))
             sides = [{ref.group for ref in refs} for refs in (train, (*val, *moved), test)]
             if torn := sorted((sides[0] | sides[1]) & sides[2]):
                 raise DataError(
-                    f"data.split=grouped: {len(torn)} patients of the test split are also outside it, such as "
+                    f"data.split={options.split}: {len(torn)} patients of the test split are also outside it, such as "
                     f"{torn[0]}; data.split=paper accepts that"
                 )
         return check_splits(ImageSplits(manifest.classes, train, (*val, *moved), test, images))
