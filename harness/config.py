@@ -210,18 +210,19 @@ class Override:
 
 
 def _axes(given: Any) -> Any:
-    """Take a value for the setting of its axis's name."""
+    """Take a value that is no table for the setting of its axis's name."""
     if not isinstance(given, dict):
         return given
+    for name, values in given.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{name!r} should be a list of values to try; found {values!r}")
     return {
         name: [value if isinstance(value, dict) else {name: value} for value in values]
-        if isinstance(values, list)
-        else values
         for name, values in given.items()
     }
 
 
-Axes = Annotated[dict[str, Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]], BeforeValidator(_axes)]
+Axes = Annotated[dict[str, tuple[dict[str, Any], ...]], BeforeValidator(_axes)]
 
 
 class Composed(Schedule):
