@@ -172,6 +172,7 @@ def test_what_cannot_be_asked_for(harness: Harness, test_plugins: Path, options:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_compare_finds_what_both_sides_hold(harness: Harness, test_plugins: Path, tmp_path: Path) -> None:
     for label in ("before", "after"):
         done = harness("bench", "--plugins", "tiny,slow", *QUICK, "--label", label, PYTHONPATH=test_plugins)

@@ -144,6 +144,7 @@ def test_what_cannot_be_gated_says_why(harness: Harness, project: Path, layers: 
     assert "none_of_this" in done.stderr
 
 
+@pytest.mark.slow
 def test_stored_times_of_another_machine_or_one_process_prove_nothing(
     harness: Harness, layers: Path, tmp_path: Path
 ) -> None:

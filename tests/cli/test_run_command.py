@@ -102,6 +102,7 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(
     assert [e.train_loss for e in first.stages[0].epochs] == [e.train_loss for e in again.stages[0].epochs]
 
 
+@pytest.mark.slow
 def test_every_fault_of_a_plugin_is_one_failed_run_that_says_why(
     harness: Harness, test_plugins: Path, tmp_path: Path
 ) -> None:

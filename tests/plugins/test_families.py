@@ -122,6 +122,7 @@ def test_inceptions_auxiliary_head_is_there_when_asked_for() -> None:
     assert logits.shape == auxiliary.shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_members_run_beside_each_other_and_short_names(harness: Harness) -> None:
     names = "timm:tf_efficientnet_lite0,torchvision:squeezenet1_1,densenet121"
     done = harness(
