@@ -167,9 +167,9 @@ def limit_train(splits: ImageSplits, n: int, seed: int) -> ImageSplits:
 
 
 def leak(split: Sequence[ImageRef], train: Sequence[ImageRef]) -> float:
-    """Return the share of a split's images whose group is also in the training split."""
+    """Return the share of a split's images whose group is also in the training split; 0 of an empty split."""
     groups = {ref.group for ref in train}
-    return sum(ref.group in groups for ref in split) / len(split)
+    return sum(ref.group in groups for ref in split) / max(len(split), 1)
 
 
 def check_splits(splits: ImageSplits) -> ImageSplits:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from harness.api import ImageRef, ImageSplits
-from harness.data.splits import check_splits, leak, limit_train, move_groups, move_images
+from harness.data.splits import check_splits, fold_groups, leak, limit_train, move_groups, move_images
 from harness.errors import DataError
 
 
@@ -57,6 +57,33 @@ def test_large_groups_come_as_near_as_they_can() -> None:
 def test_too_few_groups_are_refused(refs: tuple[ImageRef, ...]) -> None:
     with pytest.raises(DataError, match="too few groups"):
         move_groups(refs, dict.fromkeys(_counts(refs), 2), 0)
+
+
+def test_folds_hold_each_image_once_and_no_group_is_torn() -> None:
+    folds = [fold_groups(MANY, 5, fold, seed=3) for fold in range(5)]
+    assert Counter(ref.id for _, held in folds for ref in held) == Counter(ref.id for ref in MANY)
+    for stay, held in folds:
+        assert leak(held, stay) == 0
+        assert abs(len(held) - len(MANY) / 5) < 0.2 * len(MANY)
+        assert _counts(held).keys() == {0, 1}
+    assert fold_groups(MANY, 5, 0, seed=4)[1] != folds[0][1]
+    assert set(fold_groups(MANY[::-1], 5, 0, seed=3)[1]) == set(folds[0][1])
+
+
+@pytest.mark.parametrize(
+    ("refs", "message"),
+    [
+        (_refs(1, 1, 1), "label 0 is of 3 groups .*divided into 5 folds"),
+        (_refs(9, *[1] * 20), "the group .* 0-0 has 9 images, more than one of 5 folds of 29 images; take fewer"),
+    ],
+)
+def test_what_cannot_be_folded_says_why(refs: tuple[ImageRef, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        fold_groups(refs, 5, 0, 0)
+
+
+def test_nothing_of_an_empty_split_is_shared() -> None:
+    assert leak((), MANY) == 0
 
 
 def test_limits_keep_proportions_and_nest() -> None:
