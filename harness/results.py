@@ -341,7 +341,8 @@ class DatasetRecord:
     """A data set as it was used: ``fingerprint`` covers splits, labels, groups and the bytes of each image.
 
     ``counts`` gives images per split and class: ``{"train": {"NORMAL": 1341, ...}, ...}``. ``splits`` holds val and
-    test, whose predictions are stored. ``passport`` is None for what was stored before there were any.
+    test, whose predictions are stored. ``passport`` is None for what was stored before there were any. ``subtypes``
+    are kinds of images within the classes: a name, and how the groups (patients) of it begin, in small letters.
     """
 
     name: str
@@ -353,6 +354,7 @@ class DatasetRecord:
     licence: str
     splits: tuple[SplitRecord, ...] = ()
     passport: Passport | None = None
+    subtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -369,7 +371,10 @@ class Experiment:
 class StageRecord:
     """A stage as it is stored, also while it runs: then what is not known yet is None.
 
-    ``test_confusion`` counts test images by [true label][predicted label].
+    ``test_confusion`` counts test images by [true label][predicted label]. ``threshold`` is the probability of class 1
+    that makes sensitivity + specificity greatest on validation images, and ``threshold_correct`` counts the test images
+    that are right at it; None with more than two classes. ``temperature`` is fitted on validation images. Both are of
+    :mod:`harness.analysis.validation`.
     """
 
     name: str
@@ -388,6 +393,9 @@ class StageRecord:
     val_accuracy: float | None = None
     test_auc: float | None = None
     test_confusion: tuple[tuple[int, ...], ...] | None = None
+    threshold: float | None = None
+    threshold_correct: int | None = None
+    temperature: float | None = None
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
     @property
@@ -500,7 +508,11 @@ class Member:
 
 @dataclass(frozen=True)
 class EnsembleRecord:
-    """An ensemble's decisions on one split: labels (n,) and scores (n, classes)."""
+    """An ensemble's decisions on one split: labels (n,) and scores (n, classes).
+
+    ``threshold`` is the score of class 1 that makes sensitivity + specificity greatest on validation images, and
+    ``threshold_correct`` counts the images that are right at it; None with more than two classes.
+    """
 
     method: str
     split: str
@@ -512,6 +524,8 @@ class EnsembleRecord:
     images: int
     correct: int
     auc: float | None
+    threshold: float | None = None
+    threshold_correct: int | None = None
     id: int | None = None
 
     @property

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.metrics import auc, softmax
+from harness.analysis.metrics import auc, correct, softmax
+from harness.analysis.validation import classify_at, threshold_on_validation
 from harness.api import Ensemble
 from harness.errors import DataError
 from harness.results import EnsembleRecord, Member, PluginRecord, Run
@@ -20,7 +21,7 @@ def combine_runs(
 ) -> EnsembleRecord:
     """Combine the predictions that runs made on ``split``, each at the end of a stage of it.
 
-    A rule that is fitted is fitted to their predictions of validation images.
+    A rule that is fitted is fitted to their predictions of validation images, on which the threshold is chosen too.
 
     Args:
         ensemble: the rule.
@@ -41,6 +42,10 @@ def combine_runs(
         ensemble = ensemble.fit(_probabilities(voters, "val"), truth["val"])
     combined = ensemble.combine(_probabilities(voters, split))
     labels = truth[split]
+    threshold = None
+    if combined.scores.shape[1] == 2 and all(_has(run, stage, "val") for run, stage in voters):
+        of_val = ensemble.combine(_probabilities(voters, "val")).scores[:, 1]
+        threshold = threshold_on_validation(truth["val"], of_val.clip(0, 1))
     return EnsembleRecord(
         method=plugin.name,
         split=split,
@@ -52,7 +57,14 @@ def combine_runs(
         images=len(labels),
         correct=int((combined.labels == labels).sum()),
         auc=auc(labels, combined.scores),
+        threshold=threshold,
+        threshold_correct=None if threshold is None else correct(labels, classify_at(combined.scores[:, 1], threshold)),
     )
+
+
+def _has(run: Run, stage: str, split: str) -> bool:
+    record = run.stage(stage)
+    return record is not None and split in record.predictions
 
 
 def _probabilities(voters: Sequence[tuple[Run, str]], split: str) -> NDArray[np.float64]:

@@ -132,13 +132,15 @@ class Download:
 class Dataset(ABC):
     """Named splits of labelled images.
 
-    ``synthetic`` marks generated images: every page that shows a result on them says so. ``downloads`` are the sources
-    that ``harness data fetch`` gets the data from and hands it to :meth:`add`, by name, the default first; ``releases``
-    names the published states of the data by their images in each split.
+    ``subtypes`` are kinds of images within the classes, whose recall is shown too: a name, and how the groups of that
+    kind begin, in small letters. ``synthetic`` marks generated images: every page that shows a result on them says so.
+    ``downloads`` are the sources that ``harness data fetch`` gets the data from and hands it to :meth:`add`, by name,
+    the default first; ``releases`` names the published states of the data by their images in each split.
     """
 
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     synthetic: ClassVar[bool] = False
+    subtypes: ClassVar[Mapping[str, str]] = {}
     citation: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     downloads: ClassVar[Mapping[str, Download]] = {}

@@ -14,6 +14,7 @@ from harness.cli.output import escape, out, print_json, say, scale
 from harness.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from harness.report.merit import Merit
     from harness.results import Selection
     from harness.store import Store
 
@@ -255,6 +256,7 @@ def show_run(
     from harness.analysis.roofs import SUITE, place_run
     from harness.cli.measurements import placed_words
     from harness.cli.tables import run_json
+    from harness.report.merit import merit
     from harness.report.text import audited, execution
     from harness.store import open_store
 
@@ -262,7 +264,9 @@ def show_run(
         run = store.run(run_id)
         placed = place_run(run, store.sets.read(suite=SUITE))
     if as_json:
-        print_json(run_json(run) | {"roofs": {size: asdict(one) for size, one in placed.items()}})
+        roofs = {size: asdict(one) for size, one in placed.items()}
+        merits = [asdict(found) for stage in run.stages if (found := merit(run, stage))]
+        print_json(run_json(run) | {"roofs": roofs, "figures": merits})
         return
     facts = Table(show_header=False, box=None)
     facts.add_column(style="dim")
@@ -325,8 +329,28 @@ def show_run(
         out.print(table)
         if stage.execution:
             out.print(escape(execution(stage.execution)), style="dim")
+        if found := merit(run, stage):
+            _show_figures(found)
     if any(stage.tested_epoch for stage in run.stages):
         out.print("* the epoch that was tested", style="dim")
+
+
+def _show_figures(found: Merit) -> None:
+    from rich.table import Table
+
+    table = Table(title=escape(f"{found.stage}: figures of merit on the test images"))
+    for heading in ("", "as trained", "as chosen on validation"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in found.rows:
+        table.add_row(row.name, row.plain, row.chosen)
+    out.print(table)
+    if found.chosen:
+        out.print(escape(f"Chosen: {found.chosen}."), style="dim")
+    for kind in found.subtypes:
+        recall = kind.recall
+        out.print(
+            escape(f"{kind.name}: {recall.value:.2%} recognised ({recall.low:.1%} to {recall.high:.1%})"), style="dim"
+        )
 
 
 def _headline(stage: str, correct: int | None, images: int | None, auc: float | None) -> str:

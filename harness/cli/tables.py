@@ -241,6 +241,9 @@ def run_json(run: Run) -> dict[str, Any]:
                 "test_accuracy": stage.test_accuracy,
                 "test_auc": stage.test_auc,
                 "test_confusion": stage.test_confusion,
+                "threshold": stage.threshold,
+                "threshold_correct": stage.threshold_correct,
+                "temperature": stage.temperature,
             }
             for stage in run.stages
         ],
@@ -281,4 +284,6 @@ def ensemble_json(record: EnsembleRecord) -> dict[str, Any]:
         "correct": record.correct,
         "accuracy": record.accuracy,
         "auc": record.auc,
+        "threshold": record.threshold,
+        "threshold_correct": record.threshold_correct,
     }

@@ -41,4 +41,5 @@ def describe(name: str, dataset: Dataset, splits: ImageSplits) -> DatasetRecord:
             for split in ("val", "test")
         ),
         passport=examine(splits),
+        subtypes=dataset.subtypes,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.analysis.roofs import place_run
 from harness.report.answer import Answer, answer, baseline, same_test_images
+from harness.report.merit import Merit, merit
 from harness.report.paper import Deviation, Paper, PaperFigure, deviations, load_paper, options
 from harness.report.parts import (
     Audit,
@@ -108,13 +109,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Cell:
-    """One stage of one row of Table 1. ``state`` says why there is no figure. Positions are on the common axis."""
+    """One stage of one row of Table 1. ``state`` says why there is no figure, ``chosen`` the accuracy at the threshold
+    that validation chose. Positions are on the common axis.
+    """
 
     stage: int
     paper: PaperFigure | None
     share: Share | None
     auc: float | None
     state: str
+    chosen: str
     value_at: float | None
     low_at: float | None
     width: float | None
@@ -310,7 +314,13 @@ def _axis(
 
 
 def _cell(
-    stage: int, axis: Axis, paper: PaperFigure | None, found: Share | None, auc: float | None, state: str
+    stage: int,
+    axis: Axis,
+    paper: PaperFigure | None,
+    found: Share | None,
+    auc: float | None,
+    state: str,
+    chosen: str = "",
 ) -> Cell:
     return Cell(
         stage=stage,
@@ -318,6 +328,7 @@ def _cell(
         share=found,
         auc=auc if auc is not None and math.isfinite(auc) else None,
         state="" if found else state,
+        chosen=chosen,
         value_at=axis.at(found.value) if found else None,
         low_at=axis.at(found.low) if found else None,
         width=round(axis.at(found.high) - axis.at(found.low), 2) if found else None,
@@ -333,12 +344,20 @@ def _rows(runs: Sequence[Run], stages: Sequence[str], paper: Paper | None, axis:
             stage = run.stage(name)
             auc = stage.test_auc if stage else None
             figure = published.get(run.backbone, {}).get(name)
-            cells.append(_cell(index, axis, figure, test_share(stage), auc, _state(run, name)))
+            chosen = _at_threshold(stage.threshold, stage.threshold_correct, stage.test_images) if stage else ""
+            cells.append(_cell(index, axis, figure, test_share(stage), auc, _state(run, name), chosen))
         yield Row(run.backbone, _ref(run), tuple(cells))
     ran = {run.backbone for run in runs}
     for name in (name for name in published if name not in ran):
         cells = [_cell(i, axis, published[name].get(stage), None, None, "not run") for i, stage in enumerate(stages)]
         yield Row(name, None, tuple(cells))
+
+
+def _at_threshold(threshold: float | None, correct: int | None, images: int | None) -> str:
+    """Say the accuracy at the threshold that validation chose."""
+    if threshold is None or correct is None or not images:
+        return ""
+    return f"{percent(correct / images)} at {threshold:.2f}"
 
 
 def _state(run: Run, name: str) -> str:
@@ -377,7 +396,9 @@ def _ensemble_rows(
         for index, name in enumerate(stages):
             found = records.get(name)
             counted = share(found.correct, found.images) if found else None
-            cells.append(_cell(index, axis, published.get(name), counted, found.auc if found else None, "not run"))
+            chosen = _at_threshold(found.threshold, found.threshold_correct, found.images) if found else ""
+            auc = found.auc if found else None
+            cells.append(_cell(index, axis, published.get(name), counted, auc, "not run", chosen))
         weights = [badge(by_id[voter]) if voter in by_id else None for voter in voters]
         all_random = next(iter(weights)) if all(one and one.kind == "random" for one in weights) else None
         named = tuple(map(_voter, members, voters, weights, stages_of, [all_random is None] * len(voters)))
@@ -513,6 +534,7 @@ class RunView:
     seconds: float | None
     stages: tuple[StageView, ...]
     confusions: tuple[Confusion, ...]
+    merits: tuple[Merit, ...]
     latencies: tuple[Latency, ...]
     memory: tuple[Memory, ...]
     options: tuple[OptionView, ...]
@@ -541,6 +563,7 @@ def run_view(run: Run, roofs: Sequence[MeasurementSet] = ()) -> RunView:
         seconds=_seconds(run),
         stages=tuple(_stage_view(run, stage) for stage in run.stages),
         confusions=tuple(found for stage in run.stages if (found := confusion(run, stage)) is not None),
+        merits=tuple(scored for stage in run.stages if (scored := merit(run, stage)) is not None),
         latencies=latencies(run, place_run(run, roofs)),
         memory=memory(run),
         options=tuple(

@@ -97,6 +97,9 @@ TABLES: Mapping[str, Mapping[str, Kind]] = {
         "test_correct": "integer",
         "test_auc": "number",
         "test_confusion": "json",
+        "threshold": "number",
+        "threshold_correct": "integer",
+        "temperature": "number",
     },
     "epochs": {
         "run_id": "integer",
@@ -154,6 +157,8 @@ TABLES: Mapping[str, Mapping[str, Kind]] = {
         "images": "integer",
         "correct": "integer",
         "auc": "number",
+        "threshold": "number",
+        "threshold_correct": "integer",
     },
     "ensemble_members": {"ensemble_id": "integer", "position": "integer", "run_id": "integer", "stage": "text"},
     "measurement_sets": {

@@ -219,6 +219,7 @@ class DatasetRow(Base):
     citation: Mapped[str]
     licence: Mapped[str]
     passport: Mapped[dict[str, Any] | None]
+    subtypes: Mapped[dict[str, Any] | None]
 
     splits: Mapped[list[DatasetSplitRow]] = relationship(order_by=DatasetSplitRow.position, lazy="raise")
 
@@ -278,6 +279,9 @@ class StageRow(Base):
     test_correct: Mapped[int | None]
     test_auc: Mapped[float | None]
     test_confusion: Mapped[list[Any] | None]
+    threshold: Mapped[float | None]
+    threshold_correct: Mapped[int | None]
+    temperature: Mapped[float | None]
 
     epochs: Mapped[list[EpochRow]] = relationship(order_by=EpochRow.epoch, lazy="raise")
     predictions: Mapped[list[PredictionRow]] = relationship(order_by=PredictionRow.split, lazy="raise")
@@ -446,6 +450,8 @@ class EnsembleRow(Base):
     auc: Mapped[float | None]
     labels: Mapped[bytes]
     scores: Mapped[bytes]
+    threshold: Mapped[float | None]
+    threshold_correct: Mapped[int | None]
 
     dataset: Mapped[DatasetRow] = relationship(lazy="raise")
     members: Mapped[list[EnsembleMemberRow]] = relationship(order_by=EnsembleMemberRow.position, lazy="raise")

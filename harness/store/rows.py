@@ -110,6 +110,8 @@ def to_ensembles(rows: Iterable[EnsembleRow]) -> Iterator[EnsembleRecord]:
             images=row.images,
             correct=row.correct,
             auc=row.auc,
+            threshold=row.threshold,
+            threshold_correct=row.threshold_correct,
             id=row.id,
         )
 
@@ -166,6 +168,7 @@ def _dataset(row: DatasetRow, splits: tuple[SplitRecord, ...]) -> DatasetRecord:
         licence=row.licence,
         splits=splits,
         passport=to_passport(row.passport) if row.passport is not None else None,
+        subtypes=row.subtypes or {},
     )
 
 
@@ -210,6 +213,9 @@ def _stage(row: StageRow, *, epochs: bool, predictions: bool) -> StageRecord:
         val_accuracy=row.val_accuracy,
         test_auc=row.test_auc,
         test_confusion=None if row.test_confusion is None else tuple(tuple(line) for line in row.test_confusion),
+        threshold=row.threshold,
+        threshold_correct=row.threshold_correct,
+        temperature=row.temperature,
         predictions={stored.split: _prediction(stored) for stored in row.predictions} if predictions else {},
     )
 

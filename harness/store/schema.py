@@ -6,7 +6,7 @@ To add a migration, change the models, open a database of the old schema, and le
     from harness.store import database, schema
 
     with database.connect("old.db", create=True).writer.begin() as connection:
-        command.revision(schema.alembic_config(connection), "say what changes", autogenerate=True, rev_id="0005")
+        command.revision(schema.alembic_config(connection), "say what changes", autogenerate=True, rev_id="0006")
 
 and put its revision into ``HEAD``.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "alembic_config", "prepare", "revision"]
 
-HEAD = "0005"  # of the migrations: a database of that revision is opened without importing Alembic
+HEAD = "0006"  # of the migrations: a database of that revision is opened without importing Alembic
 _LOCK = 0x6861726E657373  # "harness": whoever migrates a PostgreSQL database holds this advisory lock
 
 

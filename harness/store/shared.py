@@ -49,7 +49,7 @@ def dataset_id(session: Session, record: DatasetRecord) -> int:
     """
     known = session.scalars(select(DatasetRow.id).where(DatasetRow.fingerprint == record.fingerprint)).one_or_none()
     if known is not None:
-        _set_passport(session, known, record)
+        _set_more(session, known, record)
         return known
     row_id = _add_once(
         session,
@@ -70,14 +70,16 @@ def dataset_id(session: Session, record: DatasetRecord) -> int:
             dataset_id=row_id, name=split.name, position=position, split_id=_split_id(session, split)
         )
         session.merge(link)
-    _set_passport(session, row_id, record)
+    _set_more(session, row_id, record)
     return row_id
 
 
-def _set_passport(session: Session, row_id: int, record: DatasetRecord) -> None:
+def _set_more(session: Session, row_id: int, record: DatasetRecord) -> None:
+    query = update(DatasetRow).where(DatasetRow.id == row_id)
+    if record.subtypes:
+        session.execute(query.values(subtypes=dict(record.subtypes)))
     if record.passport is None:
         return
-    query = update(DatasetRow).where(DatasetRow.id == row_id)
     if record.passport.baselines is None:
         query = query.where(DatasetRow.passport.is_(None))
     session.execute(query.values(passport=asdict(record.passport)))

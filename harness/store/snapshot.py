@@ -69,6 +69,7 @@ _SHAPES: Mapping[tuple[str, str], Callable[[Any], bool]] = {
         and all(_are(int, of_split.values()) for of_split in value.values())
     ),
     ("datasets", "passport"): _is_passport,
+    ("datasets", "subtypes"): lambda value: isinstance(value, dict) and _are(str, value.values()),
     ("ensembles", "plugin"): _is_plugin,
     ("environments", "details"): lambda value: isinstance(value, dict),
     ("measurement_sets", "config"): lambda value: isinstance(value, dict),

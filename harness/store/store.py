@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import NoReturn
 from uuid import uuid4
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
@@ -243,8 +245,11 @@ class Store:
                     stage.weights_sha256 = event.weights_sha256
                     stage.optimizer_sha256 = event.optimizer_sha256
                     stage.execution = dict(event.execution)
-                    for prediction in event.predictions:
-                        self._add_prediction(session, row, stage, prediction)
+                    labels = {
+                        prediction.split: self._add_prediction(session, row, stage, prediction)
+                        for prediction in event.predictions
+                    }
+                    _choose_on_validation(stage, labels, {one.split: one.logits for one in event.predictions})
                     session.flush()
                     last = _last_tested(session, run_id)
                     row.test_accuracy, row.test_auc = last or (None, None)
@@ -337,6 +342,8 @@ class Store:
                 images=record.images,
                 correct=record.correct,
                 auc=record.auc,
+                threshold=record.threshold,
+                threshold_correct=record.threshold_correct,
                 labels=pack_labels(record.labels),
                 scores=pack_doubles(record.scores),
                 members=[
@@ -515,7 +522,10 @@ class Store:
             query = query.join(SweepRow.experiment).where(ExperimentRow.name == experiment)
         return session.scalars(query).one_or_none()
 
-    def _add_prediction(self, session: Session, run: RunRow, stage: StageRow, prediction: Prediction) -> None:
+    def _add_prediction(
+        self, session: Session, run: RunRow, stage: StageRow, prediction: Prediction
+    ) -> NDArray[np.int64]:
+        """Store a prediction with its figures, and return the labels of its images."""
         from harness.analysis import metrics
 
         split, logits = prediction.split, prediction.logits
@@ -543,6 +553,23 @@ class Store:
             stage.test_correct = metrics.correct(labels, predicted)
             stage.test_auc = metrics.auc(labels, metrics.softmax(logits))
             stage.test_confusion = metrics.confusion(labels, predicted, classes).tolist()
+        return labels
+
+
+def _choose_on_validation(
+    stage: StageRow, labels: Mapping[str, NDArray[np.int64]], logits: Mapping[str, NDArray[np.float32]]
+) -> None:
+    from harness.analysis import metrics, validation
+
+    stage.threshold = stage.threshold_correct = stage.temperature = None
+    if "val" not in labels:
+        return
+    stage.temperature = validation.temperature(labels["val"], logits["val"])
+    if logits["val"].shape[1] == 2:
+        stage.threshold = validation.threshold_on_validation(labels["val"], metrics.softmax(logits["val"])[:, 1])
+    if stage.threshold is not None and "test" in labels:
+        at_threshold = validation.classify_at(metrics.softmax(logits["test"])[:, 1], stage.threshold)
+        stage.threshold_correct = metrics.correct(labels["test"], at_threshold)
 
 
 def _now(session: Session) -> datetime:

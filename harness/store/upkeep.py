@@ -19,6 +19,7 @@ from sqlalchemy import JSON, Connection, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from harness.analysis import metrics
+from harness.analysis.validation import classify_at, threshold_on_validation
 from harness.errors import StoreError
 from harness.paths import checkpoint_dir, checkpoints_dir, is_checkpoint
 from harness.results import RunStatus, Selection
@@ -357,7 +358,10 @@ class _Checker:
         on_split = (_DATASET_SPLITS.c.dataset_id == _RUNS.c.dataset_id) & (
             _DATASET_SPLITS.c.name == _PREDICTIONS.c.split
         )
-        figures = ("name", "run_id", "val_accuracy", "test_images", "test_correct", "test_auc", "test_confusion")
+        figures = (
+            "name", "run_id", "val_accuracy", "test_images", "test_correct", "test_auc", "test_confusion", "threshold",
+            "threshold_correct",
+        )  # fmt: skip
         query = (
             select(_PREDICTIONS, *(_STAGES.c[name] for name in figures), _RUNS.c.dataset_id, _DATASET_SPLITS.c.split_id)
             .join(_STAGES, _STAGES.c.id == _PREDICTIONS.c.stage_id)
@@ -394,6 +398,8 @@ class _Checker:
         expected: Values = {}
         if row["split"] == "val":
             expected["val_accuracy"] = metrics.accuracy(labels, predicted)
+            if row["threshold"] is not None:
+                expected["threshold"] = threshold_on_validation(labels, metrics.softmax(logits)[:, 1])
         elif row["split"] == "test":
             expected = {
                 "test_images": n,
@@ -401,6 +407,9 @@ class _Checker:
                 "test_auc": metrics.auc(labels, metrics.softmax(logits)),
                 "test_confusion": metrics.confusion(labels, predicted, classes).tolist(),
             }
+            if row["threshold"] is not None:
+                decided = classify_at(metrics.softmax(logits)[:, 1], row["threshold"])
+                expected["threshold_correct"] = metrics.correct(labels, decided)
         for name, value in expected.items():
             if not _equal(row[name], value):
                 yield f"its {name} is {row[name]}; its logits and labels give {value}"
@@ -446,6 +455,13 @@ class _Checker:
             yield f"it decided on {images} images, and the split {row['split']!r} has {len(labels)}"
         elif labels is not None and (correct := metrics.correct(labels, decided)) != row["correct"]:
             yield f"it says that {row['correct']} images are right; its labels give {correct}"
+        elif labels is not None and row["threshold"] is not None and classes == 2:
+            at_threshold = metrics.correct(labels, classify_at(scores.reshape(images, 2)[:, 1], row["threshold"]))
+            if at_threshold != row["threshold_correct"]:
+                yield (
+                    f"it says that {row['threshold_correct']} images are right at its threshold; its scores give "
+                    f"{at_threshold}"
+                )
 
     def _lost(self) -> Iterator[Finding]:
         for run_id in sorted(self.store.run_ids(Selection(status="lost"))):

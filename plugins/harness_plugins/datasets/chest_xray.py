@@ -149,6 +149,7 @@ class ChestXray(Dataset):
     """
 
     Options: ClassVar[type[DatasetOptions]] = ChestXrayOptions
+    subtypes: ClassVar[Mapping[str, str]] = {"bacteria": "bacteria-", "virus": "virus-"}
     citation = (
         "Kermany, Daniel; Zhang, Kang; Goldbaum, Michael (2018): Labeled Optical Coherence Tomography (OCT) and Chest "
         "X-Ray Images for Classification. Mendeley Data, V2, doi 10.17632/rscbjbr9sj.2"
