@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
 
-__all__ = ["ALPHA", "McNemar", "holm", "mcnemar", "pairwise", "ranks", "smallest_difference"]
+__all__ = ["ALPHA", "McNemar", "detectable", "holm", "mcnemar", "pairwise", "ranks", "smallest_difference"]
 
 ALPHA = 0.05  # how often equals are told apart
 
@@ -140,6 +140,27 @@ def smallest_difference(n: int, discordant_share: float, alpha: float = ALPHA, p
     return found if 0 < found <= discordant_share else None
 
 
+def detectable(labels: ArrayLike, predictions: Sequence[ArrayLike]) -> float | None:
+    """Return the smallest difference in accuracy that a comparison of two of these classifiers would find.
+
+    It is :func:`smallest_difference` with the share of images on which exactly one of two erred, as a mean over all
+    pairs, at 5 % without any adjustment for many and a power of 80 %.
+
+    Args:
+        labels: (n,)
+        predictions: predicted labels (n,) of each classifier, of the same images.
+
+    Returns:
+        None with fewer than two classifiers or no images, too.
+    """
+    only = _only(labels, predictions)
+    n = np.size(np.asarray(labels))
+    if len(only) < 2 or not n:
+        return None
+    upper = np.triu_indices(len(only), 1)
+    return smallest_difference(n, float((only + only.T)[upper].mean()) / n)
+
+
 def _right(labels: ArrayLike, predictions: Sequence[ArrayLike]) -> NDArray[np.bool_]:
     """Return (classifiers, n): what each got right."""
     truth = np.asarray(labels)
@@ -156,8 +177,8 @@ def _right(labels: ArrayLike, predictions: Sequence[ArrayLike]) -> NDArray[np.bo
 
 def _only(labels: ArrayLike, predictions: Sequence[ArrayLike]) -> NDArray[np.int64]:
     """Return (classifiers, classifiers): images on which that of the row was right, and that of the column wrong."""
-    right = _right(labels, predictions).astype(np.int64)
-    return right @ (1 - right).T
+    right = _right(labels, predictions).astype(np.float64)  # products of whole numbers take far longer
+    return (right @ (1 - right).T).astype(np.int64)
 
 
 def _exact(only_first: NDArray[np.int64], only_second: NDArray[np.int64]) -> NDArray[np.float64]:

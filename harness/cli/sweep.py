@@ -39,7 +39,7 @@ def execute(
     started: Sequence[Child] = (),
 ) -> None:
     """Execute a sweep, show it, and end with the exit code that it deserves."""
-    from harness.cli.tables import accuracy_table, ensemble_json, of_one_class, run_json
+    from harness.cli.tables import accuracy_table, detectable_words, ensemble_json, of_one_class, run_json
     from harness.results import Selection
 
     outcome = carry_out(store, sweep, db, timeout, memory_limit, checkpoint_every, latency, jobs, started)
@@ -60,6 +60,8 @@ def execute(
         synthetic = ", synthetic images" if dataset.synthetic else ""
         out.print(accuracy_table(runs, outcome.ensembles, f"{name} ({dataset.name}{synthetic})"))
         out.print("Share and number of test images right; below, the Wilson 95 % interval in %.", style="dim")
+        if len(found := store.decisions([run.id for run in runs])) > 1:
+            out.print(escape(detectable_words(list(found.values()))), style="dim", soft_wrap=True)
         for words in of_one_class(runs):
             out.print(f"{escape(words)}: it has learnt no difference yet.", style="dim")
         shown, named = asked_for(db, name)

@@ -17,6 +17,7 @@ from harness.results import EnsembleRecord, Run, StageRecord
 __all__ = [
     "LIST_COLUMNS",
     "accuracy_table",
+    "detectable_words",
     "ensemble_json",
     "list_json",
     "list_table",
@@ -91,6 +92,21 @@ def methods_table(voters: Sequence[tuple[Run, str]], ensembles: Sequence[Ensembl
         auc = "" if record.auc is None else f"{record.auc:.4f}"
         table.add_row("", escape(record.method), "", _accuracy(record.correct, record.images), auc)
     return table
+
+
+def detectable_words(decisions: Sequence[tuple[Any, Any]]) -> str:
+    """Say which difference between two of several runs would have been found.
+
+    Args:
+        decisions: true and predicted labels (n,) of each.
+    """
+    from harness.analysis.paired import detectable
+    from harness.report.text import found
+
+    truth = decisions[0][0]
+    if any(labels.tobytes() != truth.tobytes() for labels, _ in decisions):
+        return "They were tested on different images, so they cannot be compared."
+    return found(detectable(truth, [predicted for _, predicted in decisions]))
 
 
 def of_one_class(runs: Sequence[Run]) -> list[str]:

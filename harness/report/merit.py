@@ -119,25 +119,33 @@ def _rows(
     at_threshold: Figures | None,
     cooled: Figures | None,
 ) -> list[MeritRow]:
-    grouped = 1 < len(set(split.groups)) < len(split.ids)
-
-    def accuracy(found: Figures | None, labels: NDArray[np.int64] | None) -> str:
-        if found is None or labels is None:
+    def accuracy(found: Figures | None) -> str:
+        if found is None:
             return ""
         counted = share(found.correct, found.images)
-        said = f"{percent(counted.value)} ({interval(counted.low, counted.high)})"
-        bounds = clustered_mean(labels == split.labels, split.groups).interval if grouped else None
-        return f"{said}; by patients {interval(*bounds)}" if bounds else said
+        return f"{percent(counted.value)} ({interval(counted.low, counted.high)})"
+
+    def by_patients(labels: NDArray[np.int64] | None) -> str:
+        bounds = None if labels is None else clustered_mean(labels == split.labels, split.groups).interval
+        return interval(*bounds) if bounds else ""
 
     area = auc_interval(split.labels, probabilities[:, 1]) if probabilities.shape[1] == 2 else None
     auc = _figure(plain.auc)
     if area is not None and area.interval is not None:
         auc += f" ({figure(area.interval[0])}\N{EN DASH}{figure(area.interval[1])})"
-    rows = [MeritRow("accuracy", accuracy(plain, predicted), accuracy(at_threshold, decided))]
-    for name in ("balanced_accuracy", "sensitivity", "specificity", "f1"):
+    rows = [MeritRow("accuracy", accuracy(plain), accuracy(at_threshold))]
+    if 1 < len(set(split.groups)) < len(split.ids):
+        rows.append(MeritRow("its interval by patients", by_patients(predicted), by_patients(decided)))
+    decisions = {
+        "balanced accuracy": "balanced_accuracy",
+        "sensitivity": "sensitivity",
+        "specificity": "specificity",
+        "F1": "f1",
+    }
+    for words, name in decisions.items():
         if getattr(plain, name) is not None:
             after = _share(getattr(at_threshold, name)) if at_threshold else ""
-            rows.append(MeritRow(name.replace("_", " "), _share(getattr(plain, name)), after))
+            rows.append(MeritRow(words, _share(getattr(plain, name)), after))
     rows += [MeritRow("AUC", auc, ""), MeritRow("average precision", _figure(plain.average_precision), "")]
     for name, words in (("log_loss", "log loss"), ("brier", "Brier score"), ("calibration_error", "calibration error")):
         rows.append(MeritRow(words, _figure(getattr(plain, name)), _figure(getattr(cooled, name)) if cooled else ""))

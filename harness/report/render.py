@@ -111,7 +111,7 @@ def _write_all(
             watch(len(written), len(planned))
         if experiment is front:
             leaders = store.runs(Selection(where="accuracy is not null", sort="accuracy", limit=LEADERS))
-            board = leaderboard_view(leaders, store.count(), planned)
+            board = leaderboard_view(leaders, store.count(), planned, store.decisions([run.id for run in leaders]))
             _write(out / "leaderboard.html", _render("leaderboard.html.j2", view=board))
         path = out / home[experiment.id]
         _write(
@@ -175,12 +175,16 @@ def _environment() -> Environment:
     environment.filters |= {
         "bytes": text.bytes_,
         "count": text.count,
+        "difference": text.difference,
         "duration": text.duration,
         "figure": text.figure,
+        "found": text.found,
         "interval": text.interval,
         "millis": text.millis,
+        "p_value": text.p_value,
         "percent": text.percent,
         "points": text.points,
+        "spread": text.spread,
         "when": text.when,
     }
     environment.globals["css"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))  # noqa: S704

@@ -13,16 +13,19 @@ __all__ = [
     "audited",
     "bytes_",
     "count",
+    "difference",
     "duration",
     "execution",
     "figure",
     "flatten",
+    "found",
     "interval",
     "millis",
     "p_value",
     "percent",
     "points",
     "show",
+    "spread",
     "when",
 ]
 
@@ -43,6 +46,26 @@ def interval(low: float, high: float, digits: int = 1) -> str:
 def points(share: float) -> str:
     """A difference of shares in points: -0.0213 becomes ``-2.1``, with a minus sign."""
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def difference(value: float) -> str:
+    """A signed difference with three decimals: ``+0.012``."""
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def spread(deviation: float | None) -> str:
+    """A standard deviation of shares after its mean, in points; nothing where there is none."""
+    return "" if deviation is None else f" \N{PLUS-MINUS SIGN} {100 * deviation:.2f}"
+
+
+def found(detectable: float | None) -> str:
+    """Say which difference in accuracy a comparison of two would have found."""
+    if detectable is None:
+        return "They agree on so many images that no difference between two of them would have been found."
+    return (
+        f"A difference of {100 * detectable:.1f} points between two of them would be found four times in five; smaller "
+        "ones are mostly missed."
+    )
 
 
 def figure(value: float, digits: int = 3) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from harness.analysis.roofs import place_run
 from harness.report.answer import Answer, answer, baseline, same_test_images
 from harness.report.merit import Merit, merit
+from harness.report.pairs import Pairs, pairs
 from harness.report.paper import Deviation, Paper, PaperFigure, deviations, load_paper, options
 from harness.report.parts import (
     Audit,
@@ -32,6 +33,7 @@ from harness.report.parts import (
     test_share,
     val_share,
 )
+from harness.report.seeds import OverSeeds, over_seeds
 from harness.report.specification import Specification, specification
 from harness.report.text import bytes_, count, execution, flatten, interval, percent, show
 from harness.results import DatasetRecord, EnsembleRecord, Experiment, MeasurementSet, Run, StageRecord
@@ -226,6 +228,9 @@ class ExperimentView:
     baseline: tuple[str, Share] | None
     rows: tuple[Row, ...]
     ensembles: tuple[EnsembleRow, ...]
+    over_seeds: tuple[OverSeeds, ...]
+    pairs: Pairs | None
+    chosen: bool
     deviations: tuple[Deviation, ...]
     specification: Specification | None
     figures: tuple[Figure, ...]
@@ -267,6 +272,9 @@ def experiment_view(experiment: Experiment, runs: Sequence[Run], ensembles: Sequ
         baseline=trivial,
         rows=tuple(_rows(runs, stages, paper, axis)),
         ensembles=tuple(_ensemble_rows(runs, ensembles, stages, paper, axis)),
+        over_seeds=over_seeds(runs, ensembles),
+        pairs=pairs(runs),
+        chosen=any(stage.threshold_correct is not None for run in runs for stage in run.stages),
         deviations=deviations(paper, runs) if paper else (),
         specification=specification(runs, ensembles),
         figures=tuple(_figures(runs)),

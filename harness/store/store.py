@@ -39,7 +39,7 @@ from harness.results import (
 )
 from harness.store import shared
 from harness.store.alive import Worker, is_gone, this_worker
-from harness.store.codec import pack_doubles, pack_labels, pack_logits, sha256, unpack_labels
+from harness.store.codec import pack_doubles, pack_labels, pack_logits, sha256, unpack_labels, unpack_logits
 from harness.store.database import Database
 from harness.store.models import (
     AttemptRow,
@@ -443,6 +443,32 @@ class Store:
                 selectinload(RunRow.dataset).selectinload(DatasetRow.splits).selectinload(DatasetSplitRow.split),
             )
             return next(to_runs([row], _lost(session), epochs=True, everything=True))
+
+    def decisions(self, run_ids: Collection[int]) -> dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Return true and predicted labels of the test images, (n,) each, of runs after their last tested stage."""
+        from harness.analysis import metrics
+
+        query = (
+            select(StageRow.run_id, PredictionRow.logits, PredictionRow.classes, DatasetSplitRow.split_id)
+            .join(PredictionRow, PredictionRow.stage_id == StageRow.id)
+            .join(RunRow, RunRow.id == StageRow.run_id)
+            .join(
+                DatasetSplitRow,
+                (DatasetSplitRow.dataset_id == RunRow.dataset_id) & (DatasetSplitRow.name == PredictionRow.split),
+            )
+            .where(StageRow.run_id.in_(run_ids), PredictionRow.split == "test")
+            .order_by(StageRow.index)
+        )
+        with self._read() as session:
+            last = {row.run_id: row for row in session.execute(query)}
+            splits = select(SplitRow.id, SplitRow.labels).where(
+                SplitRow.id.in_({row.split_id for row in last.values()})
+            )
+            labels = {row.id: unpack_labels(row.labels) for row in session.execute(splits)}
+        return {
+            run_id: (labels[row.split_id], metrics.classify(unpack_logits(row.logits, row.classes)))
+            for run_id, row in last.items()
+        }
 
     def ensembles(self, experiment: str | None = None) -> list[EnsembleRecord]:
         """Return ensembles in the order in which they were stored, without the images of their data set.

@@ -112,7 +112,9 @@ def test_every_row_is_kept(old):
         (sweep,) = store.unfinished_sweeps("table1")
         assert (sweep.run_ids, sweep.ensembles) == ((1, 2, 3), ("majority_vote",))
     assert [(record.method, record.correct) for record in ensembles] == [("majority_vote", 3)]
-    assert {run.dataset.passport for run in runs.values()} == {None}
+    audited = {row["fingerprint"] for row in before["datasets"] if row.get("passport")}
+    assert {run.dataset.fingerprint for run in runs.values() if run.dataset.passport} == audited
+    assert all(run.dataset.subtypes == {} for run in runs.values())
     assert "brought up to date" in said[0]
 
 
