@@ -13,7 +13,7 @@ from harness.api import Ensemble
 from harness.errors import DataError
 from harness.results import EnsembleRecord, Member, PluginRecord, Run
 
-__all__ = ["combine_runs"]
+__all__ = ["combine_runs", "member_probabilities"]
 
 
 def combine_runs(
@@ -39,12 +39,12 @@ def combine_runs(
             raise DataError(f"runs {one} and {run.id} used different images, so their votes cannot be combined")
     truth = {record.name: record.labels for record in first.splits}
     if type(ensemble).fit is not Ensemble.fit:
-        ensemble = ensemble.fit(_probabilities(voters, "val"), truth["val"])
-    combined = ensemble.combine(_probabilities(voters, split))
+        ensemble = ensemble.fit(member_probabilities(voters, "val"), truth["val"])
+    combined = ensemble.combine(member_probabilities(voters, split))
     labels = truth[split]
     threshold = None
     if combined.scores.shape[1] == 2 and all(_has(run, stage, "val") for run, stage in voters):
-        of_val = ensemble.combine(_probabilities(voters, "val")).scores[:, 1]
+        of_val = ensemble.combine(member_probabilities(voters, "val")).scores[:, 1]
         threshold = threshold_on_validation(truth["val"], of_val.clip(0, 1))
     return EnsembleRecord(
         method=plugin.name,
@@ -67,8 +67,12 @@ def _has(run: Run, stage: str, split: str) -> bool:
     return record is not None and split in record.predictions
 
 
-def _probabilities(voters: Sequence[tuple[Run, str]], split: str) -> NDArray[np.float64]:
-    """Return the members' probabilities, (members, n, classes)."""
+def member_probabilities(voters: Sequence[tuple[Run, str]], split: str) -> NDArray[np.float64]:
+    """Return the members' probabilities of the images of a split, (members, n, classes).
+
+    Raises:
+        DataError: a member has none, or diverged.
+    """
     logits = []
     for run, stage in voters:
         record = run.stage(stage)

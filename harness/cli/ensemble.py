@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -28,13 +29,20 @@ def ensemble(
     experiment: Annotated[
         str | None, typer.Option(help="Experiment that there is, to record them in. Default: the lowest number's.")
     ] = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search", help="Score every two members or more by every rule on validation images, and record the best."
+        ),
+    ] = False,
     db: Database = "benchmark.db",
     as_json: Json = False,
 ) -> None:
     """Combine stored predictions of completed runs by several rules. Nothing is trained.
 
     Rules that are fitted are fitted to the predictions of validation images alone; what is shown is of the test images.
-    Results are recorded in an experiment, and stand in its reports.
+    Results are recorded in an experiment, and stand in its reports. With --search test images have no say in which is
+    best; what they say of it is shown then.
 
     Exit codes: 0 done, 1 a rule failed, 2 it could not be done.
 
@@ -45,11 +53,15 @@ def ensemble(
       harness ensemble --where "backbone = resnet18 and experiment = seeds" --method mean_probability,stacking
 
       harness ensemble --runs 7 --stage snapshot1,snapshot2,snapshot3
+
+      harness ensemble --search --where "experiment = best"
     """
     from harness import registry
     from harness.analysis.ensemble import combine_runs
+    from harness.analysis.metrics import classify
     from harness.api import Ensemble
-    from harness.cli.tables import ensemble_json, methods_table
+    from harness.cli.search import search_ensembles
+    from harness.cli.tables import detectable_words, ensemble_json, methods_table
     from harness.errors import HarnessError
     from harness.results import EnsembleRecord, Selection
     from harness.store import open_store, shown_url
@@ -77,12 +89,15 @@ def ensemble(
         if experiment is not None and experiment not in known:
             raise ConfigError(f"--experiment {experiment}: there is none. {did_you_mean(experiment, known)}")
         into = members[0].experiment if experiment is None else known[experiment]
+        if search:
+            search_ensembles(store, into, voters, plugins, as_json)
+            return
         found: list[EnsembleRecord] = []
         for plugin in plugins:
             try:
                 rule = registry.load(plugin, Ensemble)
                 record = combine_runs(rule, plugin.record, voters)
-                store.add_ensemble(into, record)
+                record = replace(record, id=store.add_ensemble(into, record))
             except Exception as error:  # a plugin's: whatever it raises, the other rules go on
                 said = f"{type(error).__name__}: {error}" if not isinstance(error, HarnessError) else str(error)
                 err.print(f"[bold red]failed:[/] {escape(plugin.name)}: {escape(said)}", soft_wrap=True)
@@ -93,6 +108,13 @@ def ensemble(
     else:
         out.print(methods_table(voters, found))
         out.print("Below each share, the Wilson 95 % interval in %.", style="dim")
+        truth = next(split.labels for split in members[0].dataset.splits if split.name == "test")
+        decided = [
+            (truth, classify(tested.predictions["test"].logits))
+            for run, name in voters
+            if (tested := run.stage(name)) and "test" in tested.predictions
+        ]
+        out.print(escape(detectable_words(decided)), style="dim", soft_wrap=True)
         shown = "" if db == "benchmark.db" else f" --db {shlex.quote(shown_url(db))}"
         out.print(escape(f"Next: harness report{shown} --experiment {shlex.quote(into.name)}"), soft_wrap=True)
     if len(found) < len(plugins):

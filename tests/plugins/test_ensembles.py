@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,33 @@ def test_all_rules_on_stored_runs(harness: Harness, tmp_path: Path) -> None:
     assert "stacking" in first.stdout
     assert "3 members after frozen" in first.stdout
     assert harness("report", "--experiment", "The paper on a GPU").returncode == 0
+
+
+def test_the_search_never_asks_test_images(harness: Harness, tmp_path: Path) -> None:
+    database = tmp_path / "benchmark.db"
+    database.write_bytes((ROOT / "benchmark.db.example").read_bytes())
+    search = ("ensemble", "--search", "--runs", "7,8,9", "--json")
+    done = harness(*search)
+    assert done.returncode == 0, done.stderr
+    assert "The choice is optimistic: 120 of 300 validation images" in " ".join(done.stderr.split())
+    before = json.loads(done.stdout)
+    assert len(before["candidates"]) == 4 * len(registry.plugins("ensemble"))
+    with open_store(str(database)) as store:
+        chosen = next(one for one in store.ensembles() if one.id == before["chosen"]["id"])
+    assert chosen.correct == before["chosen"]["correct"]
+    with sqlite3.connect(database) as connection:  # test predictions of all runs become the opposite
+        for stage, logits in connection.execute("SELECT stage_id, logits FROM predictions WHERE split = 'test'"):
+            opposite = np.ascontiguousarray(-np.frombuffer(logits, "<f4"))
+            connection.execute(
+                "UPDATE predictions SET logits = ? WHERE split = 'test' AND stage_id = ?", (opposite.tobytes(), stage)
+            )
+    after = json.loads(harness(*search).stdout)
+    assert after["candidates"] == before["candidates"]
+    assert after["chosen"]["members"] == before["chosen"]["members"]
+    assert after["chosen"]["correct"] != before["chosen"]["correct"]
+    shown = harness("ensemble", "--search", "--runs", "7,8,9", "--method", "majority_vote,mean_probability")
+    for words in ("The best of 8 ensembles", "Errors in common", "At least one member is right", "had no say in it"):
+        assert words in " ".join(shown.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class Stacking(Ensemble):
 
         if len(np.unique(labels)) < probabilities.shape[2]:
             raise DataError("stacking needs validation images of every class")
-        return Stacking(LogisticRegression(tol=1e-8, max_iter=1000).fit(_log(probabilities), labels))
+        return Stacking(LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(_log(probabilities), labels))
 
     def combine(self, probabilities: NDArray[np.float64]) -> Combined:
         """Combine probabilities (members, n, classes)."""
@@ -109,15 +109,22 @@ def _of_truth(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> 
 
 
 def _likeliest_weights(of_truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weights of a mixture, by expectation maximisation, which keeps them positive with a sum of one."""
-    weights = np.full(len(of_truth), 1 / len(of_truth))
-    for _ in range(10_000):
-        shares = weights[:, None] * of_truth
-        better = (shares / shares.sum(axis=0)).mean(axis=1)
-        if np.abs(better - weights).max() < 1e-9:
-            break
-        weights = better
-    return weights
+    """Return the weights of a mixture, none negative and with a sum of one, that make its likelihood greatest."""
+    from scipy.optimize import minimize
+
+    members = len(of_truth)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        mixed = weights @ of_truth
+        return float(-np.log(mixed).mean()), -(of_truth / mixed).mean(axis=1)
+
+    whole = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda _: np.ones(members)}
+    begin = np.full(members, 1 / members)
+    found = minimize(
+        loss, begin, jac=True, bounds=[(0, 1)] * members, constraints=whole, method="SLSQP", options={"ftol": 1e-12}
+    )
+    weights: NDArray[np.float64] = np.maximum(found.x, 0)
+    return weights / weights.sum()
 
 
 def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
