@@ -19,6 +19,7 @@ from harness.cli.report import report
 from harness.cli.resume import resume
 from harness.cli.roofs import roofs
 from harness.cli.run import run
+from harness.cli.verify import verify
 from harness.cli.verify_resume import verify_resume
 from harness.errors import BrokenPluginError, HarnessError
 
@@ -41,6 +42,7 @@ app.command()(compare)
 app.command(cls=GateCommand)(gate)
 app.command()(ensemble)
 app.command()(report)
+app.command()(verify)
 app.add_typer(runs.app, name="runs")
 app.add_typer(sets.app, name="sets")
 app.command()(plugins)
