@@ -137,15 +137,19 @@ def check_contract(
     """
     allow = {_plain(*text.partition("=")[::2]) for text in (*paper.tolerated, *map(paper.check_point, allowed))}
     concerned = {*paper.backbones, *(member for members in paper.members.values() for member in members)}
-    found = [run for run in runs if run.backbone in concerned and run.dataset.name == paper.protocol["dataset"]]
+    found = [
+        run
+        for run in sorted(runs, key=lambda run: run.id)
+        if run.backbone in concerned and run.dataset.name == paper.protocol["dataset"]
+    ]
     completed = [run for run in found if run.status == "completed"]
     differs = {run.id: {_plain(one.what, one.ours) for one in deviations(paper, [run])} for run in completed}
     counted = [run for run in completed if differs[run.id] <= allow]
     others = [run for run in completed if not differs[run.id] <= allow]
     _refuse_mixed(counted)
-    newest = {(run.backbone, run.seed): run for run in sorted(counted, key=lambda run: (run.created_at, run.id))}
-    chosen = sorted(newest.values(), key=lambda run: run.id)
-    ids = {run.id for run in chosen}
+    newest = {(run.backbone, run.seed): run for run in sorted(counted, key=lambda run: run.created_at)}
+    ids = {run.id for run in newest.values()}
+    chosen = [run for run in counted if run.id in ids]
     images, right = _right(paper, newest, ensembles)
     cells = tuple(
         _cell(name, stage, figure, right[name, stage], images)
@@ -156,7 +160,7 @@ def check_contract(
         paper=paper,
         cells=cells,
         claims=_claims(paper, {f"{name}.{stage}": seeds for (name, stage), seeds in right.items()}, images),
-        runs=tuple(sorted(ids)),
+        runs=tuple(run.id for run in chosen),
         random=tuple(run.id for run in chosen if badge(run).kind == "random"),
         but_for=_deviations(paper, chosen),
         left_out=tuple(one for one in _deviations(paper, others) if _plain(one.what, one.ours) not in allow),
@@ -173,8 +177,8 @@ def _counts(name: str, verdicts: Sequence[Verdict]) -> str:
 
 def _deviations(paper: Paper, runs: Sequence[Run]) -> tuple[Deviation, ...]:
     """Name the runs of every deviation, also where it is of all."""
-    everyone = tuple(sorted(run.id for run in runs))
-    return tuple(replace(one, runs=tuple(sorted(one.runs)) or everyone) for one in deviations(paper, runs))
+    everyone = tuple(run.id for run in runs)
+    return tuple(replace(one, runs=one.runs or everyone) for one in deviations(paper, runs))
 
 
 def _plain(key: str, value: str) -> tuple[str, str]:
@@ -187,24 +191,24 @@ def _refuse_mixed(runs: Sequence[Run]) -> None:
     seen: dict[str, dict[str, list[int]]] = {}
     for run in runs:
         ours = options(run)
-        seen.setdefault("the images", {}).setdefault(f"{run.dataset.name} {run.dataset.fingerprint[:8]}", []).append(
-            run.id
-        )
-        seen.setdefault(f"weights of {run.backbone}", {}).setdefault(ours.get("weights", ""), []).append(run.id)
-        for key in ours.keys() - _FREE:
-            seen.setdefault(key, {}).setdefault(ours[key], []).append(run.id)
-    for key, values in sorted(seen.items(), key=lambda item: item[0] != "the images"):
+        settings = {
+            "the images": f"{run.dataset.name} {run.dataset.fingerprint[:8]}",
+            f"weights of {run.backbone}": ours.get("weights", ""),
+        } | {key: value for key, value in ours.items() if key not in _FREE}
+        for key, value in settings.items():
+            seen.setdefault(key, {}).setdefault(value, []).append(run.id)
+    for key, values in seen.items():
         if len(values) > 1:
             listed = "; ".join(f"{value} (run{'s' * (len(ids) > 1)} {_listed(ids)})" for value, ids in values.items())
+            most = max(values.values(), key=lambda ids: len(ids))
             raise ConfigError(
                 f"the runs that would count differ in {key}: {listed}. Say which of them count, by --experiment NAME "
-                "or by --where, for example --where 'id in (1, 2)'"
+                f"or by --where, for example --where 'id in ({', '.join(map(str, most))})'"
             )
 
 
 def _listed(ids: Sequence[int]) -> str:
-    few = sorted(ids)[:8]
-    return ", ".join(map(str, few)) + (", ..." if len(ids) > len(few) else "")
+    return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
 
 
 def _right(
