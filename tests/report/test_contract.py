@@ -12,6 +12,7 @@ from harness.analysis.reproduction import equivalence
 from harness.errors import ConfigError
 from harness.report.contract import Contract, check_contract
 from harness.report.paper import Paper, read_table
+from harness.report.render import render_report
 from harness.results import DatasetRecord, Run, Selection
 from harness.store import Store, open_store
 from results_for_pages import add_run, add_vote, dataset
@@ -319,3 +320,20 @@ def test_a_run_of_the_paper_counts_without_the_sixteen_validation_images(store: 
     found = check_contract(read_table("table1"), [run], [])
     assert found.runs == (run.id,)
     assert [(one.what, one.ours) for one in found.but_for] == [("val images", "300")]
+
+
+def test_what_runs_say_of_themselves_stays_text_on_the_page(store: Store, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    add_run(store, "e", "alexnet", data=dataset(), weights=evil, frozen=1, finetune=0)
+    page = render_report(store, tmp_path / "pages").read_text()
+    section = page[page.index('<section id="contract"') : page.index('<section id="figures"')]
+    assert "No run here is held against the paper" in section
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in section
+    assert "<script" not in page
+
+
+def test_a_page_says_why_its_runs_are_not_held_against_the_paper(store: Store, tmp_path: Path) -> None:
+    for seed, tag in enumerate("ab"):
+        add_run(store, "e", "alexnet", data=dataset(tag=tag), seed=seed)
+    page = render_report(store, tmp_path / "pages").read_text()
+    assert "The runs are not held against the paper: the runs that would count differ in the images" in page
