@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
 
-__all__ = ["Equivalence", "Mean", "equivalence", "mean_and_deviation"]
+__all__ = ["ALPHA", "Equivalence", "Mean", "Verdict", "equivalence", "mean_and_deviation"]
 
 Verdict = Literal["reproduced", "not reproduced", "undecided"]
 ALPHA = 0.05

@@ -21,6 +21,7 @@ from harness.cli.resume import resume
 from harness.cli.roofs import roofs
 from harness.cli.run import run
 from harness.cli.spec_curve import spec_curve
+from harness.cli.verify import verify
 from harness.cli.verify_resume import verify_resume
 from harness.errors import BrokenPluginError, HarnessError
 
@@ -45,6 +46,7 @@ app.command()(compare)
 app.command(cls=GateCommand)(gate)
 app.command()(ensemble)
 app.command()(report)
+app.command()(verify)
 app.add_typer(runs.app, name="runs")
 app.add_typer(sets.app, name="sets")
 app.command()(plugins)

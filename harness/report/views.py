@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.analysis.roofs import place_run
+from harness.errors import ConfigError
 from harness.report.answer import Answer, answer, baseline, same_test_images
+from harness.report.contract import Contract, check_contract
 from harness.report.merit import Merit, merit
 from harness.report.pairs import Pairs, pairs
 from harness.report.paper import Deviation, Paper, PaperFigure, deviations, load_paper, options
@@ -222,6 +224,8 @@ class ExperimentView:
     facts: tuple[tuple[str, str], ...]
     audits: tuple[Audit, ...]
     paper: Paper | None
+    contract: Contract | None
+    no_contract: str
     several_datasets: bool
     stages: tuple[StageHead, ...]
     axis: Axis
@@ -281,8 +285,19 @@ def experiment_view(experiment: Experiment, runs: Sequence[Run], ensembles: Sequ
         accuracy_domain=_accuracy_domain(runs),
         devices=tuple(dict.fromkeys(run.environment.device_name for run in runs if run.environment)),
         runs=tuple(_run_row(run) for run in runs),
+        **_contract(paper, runs, ensembles),
         **_costs(runs),
     )
+
+
+def _contract(paper: Paper | None, runs: Sequence[Run], ensembles: Sequence[EnsembleRecord]) -> dict[str, Any]:
+    """Hold the runs against the paper, or say why they cannot be."""
+    contract, reason = None, ""
+    try:
+        contract = check_contract(paper, runs, ensembles) if paper else None
+    except ConfigError as error:
+        reason = str(error)
+    return {"contract": contract if contract and contract.concerns else None, "no_contract": reason}
 
 
 def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
