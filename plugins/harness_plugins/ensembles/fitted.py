@@ -123,8 +123,9 @@ def _likeliest_weights(of_truth: NDArray[np.float64]) -> NDArray[np.float64]:
     found = minimize(
         loss, begin, jac=True, bounds=[(0, 1)] * members, constraints=whole, method="SLSQP", options={"ftol": 1e-12}
     )
-    weights: NDArray[np.float64] = np.maximum(found.x, 0)
-    return weights / weights.sum()
+    weights = np.maximum(np.asarray(found.x, np.float64), 0)
+    scaled: NDArray[np.float64] = weights / weights.sum()
+    return scaled
 
 
 def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
