@@ -23,22 +23,23 @@ from harness.config import (
 )
 from harness.data.record import describe
 from harness.data.splits import load_splits
-from harness.errors import ConfigError, PluginNotFoundError
+from harness.errors import ConfigError, DataError, PluginNotFoundError
 from harness.launch.load import load_elsewhere
 from harness.measure.gpus import find_gpu
 from harness.recipes import recipe_path, variations
-from harness.registry import Plugin
+from harness.registry import Kind, Plugin
 from harness.results import (
     DatasetRecord,
     PlannedRun,
     PluginRecord,
+    Run,
     Sweep,
 )
 from harness.store import Store
 
-__all__ = ["Plan", "Request", "make_plan", "plan_sweep"]
+__all__ = ["Plan", "Request", "make_plan", "plan_again", "plan_sweep"]
 
-PIECES = ("rate", "optimizer", "loss")  # of stages
+PIECES: tuple[Kind, ...] = ("rate", "optimizer", "loss")  # of stages
 # What the paper used: the only plugins that the core knows by name.
 DEFAULT_SCHEDULE = "paper"
 DEFAULT_ENSEMBLE = "majority_vote"
@@ -239,3 +240,37 @@ def plan_sweep(plan: Plan, store: Store, command: str, *, repeat: bool = False) 
     """
     ensembles = [plugin.name for plugin in plan.ensembles]
     return store.plan(plan.runs, command=command, ensembles=ensembles, experiment=plan.experiment, repeat=repeat)
+
+
+def plan_again(run: Run) -> PlannedRun:
+    """Plan to make a stored run again, with the plugins and images that are there now.
+
+    Raises:
+        HarnessError: a plugin is gone, its config is of another version, or the images or labels are others by now.
+    """
+    try:
+        config = RunConfig.model_validate(run.config)
+        needed: dict[str, Kind] = {
+            kind: kind for kind in (*PIECES, "backbone", "dataset")
+        }  # a schedule is in the config, whole
+        plugins = [
+            registry.find(needed[one.kind], one.name).record if one.kind in needed else one for one in run.plugins
+        ]
+        dataset = registry.load(registry.find("dataset", config.dataset), Dataset)
+        options = dataset.Options.model_validate(config.data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"run {run.id} cannot be made again: this version of harness has another idea of {where!r}: "
+            f"{first['msg'].lower()}"
+        ) from error
+    splits = load_splits(dataset, config.dataset, options, config.limit_train, config.seed)
+    found = describe(config.dataset, dataset, splits)
+    if found.fingerprint != run.dataset.fingerprint:
+        raise DataError(
+            f"run {run.id} used other images of {config.dataset!r} than are there now (fingerprint "
+            f"{run.dataset.fingerprint[:16]} then, {found.fingerprint[:16]} now): images, labels, patients or splits "
+            "have changed since, so it cannot be made again"
+        )
+    return PlannedRun(run.backbone, run.schedule, run.seed, run.config, config.hash, tuple(plugins), found)

@@ -17,6 +17,7 @@ from harness.cli.gate import GateCommand, gate
 from harness.cli.plugins import plugins
 from harness.cli.recipes import recipes
 from harness.cli.report import report
+from harness.cli.reproduce import reproduce
 from harness.cli.resume import resume
 from harness.cli.roofs import roofs
 from harness.cli.run import run
@@ -39,6 +40,7 @@ app.command()(run)
 app.command()(resume)
 app.command()(recipes)
 app.command("spec-curve")(spec_curve)
+app.command()(reproduce)
 app.command("verify-resume", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(verify_resume)
 app.command()(bench)
 app.command()(roofs)
