@@ -74,7 +74,7 @@ class RunDisplay:
                 digest = f", sha256 {weights.sha256[:8]}" if weights.sha256 else ""
                 self._print(
                     shown,
-                    f"{event.parameters / 1e6:.1f} M parameters, {weights.kind} weights "
+                    f"{_millions(event.parameters)} parameters, {weights.kind} weights "
                     f"({escape(weights.origin)}{digest}), {escape(event.environment.device_name)}",
                 )
             case results.StageStarted():
@@ -186,3 +186,7 @@ class BenchDisplay:
 
     def _print(self, markup: str) -> None:
         self._console.print(markup, soft_wrap=True)
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 100_000 else f"{number:,}"

@@ -243,8 +243,9 @@ def specification_chart(conclusion: Conclusion, choices: Sequence[str], prefix: 
             for name, value in zip(choices, reading.values, strict=True)
         ]
     rows = [f"{mean.choice} = {mean.value}" for mean in conclusion.means]
+    left = min(340, 12 + _LETTER_PIXELS * max(map(len, rows)))  # the same on both, so that their columns meet
     x = alt.X("x:O").axis(None)
-    y = alt.Y("y:Q").scale(zero=True, padding=8).axis(tickCount=6).title("points")
+    y = alt.Y("y:Q").scale(zero=True, padding=8).axis(tickCount=6, minExtent=left, maxExtent=left).title("points")
     low_end = y.copy()
     low_end.shorthand = "low:Q"
     verdicts, colours = ["fall", "undecided", "rise"], ["var(--s2)", "var(--muted)", "var(--s1)"]
@@ -255,14 +256,19 @@ def specification_chart(conclusion: Conclusion, choices: Sequence[str], prefix: 
     marks = base.mark_point(filled=True, size=52, opacity=1).encode(x=x, y=y, color=colour)
     curve = alt.layer(zero, bars, marks).properties(width=width, height=190)
     taken = alt.Chart(_data(chosen)).mark_point(filled=True, shape="square", size=58, opacity=1)
-    names = alt.Y("row:N").sort(rows).axis(labelLimit=340, grid=True, domain=False).title(None)
+    names = (
+        alt.Y("row:N")
+        .sort(rows)
+        .axis(labelLimit=left, minExtent=left, maxExtent=left, grid=True, domain=False)
+        .title(None)
+    )
     below = taken.encode(x=x, y=names, color=colour).properties(width=width, height=17 * len(rows))
     lowest, highest = conclusion.readings[0].effect.value, conclusion.readings[-1].effect.value
     name = (
         f"{conclusion.title}: {len(conclusion.readings)} readings from {points(lowest)} to {points(highest)} points. "
         f"{conclusion.summary}"
     )
-    return _draw(alt.vconcat(curve, below, spacing=8, bounds="flush"), name, prefix)
+    return _draw(alt.vconcat(curve, below, spacing=8), name, prefix)
 
 
 def _labels(

@@ -219,7 +219,19 @@ def _conclusion(
             means.append(Mean(name, value, len(of_value), float(np.mean(of_value))))
     p = joint_test(np.stack(list(differences.values())), groups)
     readings.sort(key=lambda reading: (reading.effect.value, reading.number))
-    return Conclusion(title, tuple(readings), tuple(means), _summary(readings, p))
+    return Conclusion(title, tuple(readings), tuple(means), f"{_summary(readings, p)} {_strongest(means)}".rstrip())
+
+
+def _strongest(means: Sequence[Mean]) -> str:
+    """Say on which choice the effect depends most."""
+    by_choice: defaultdict[str, list[Mean]] = defaultdict(list)
+    for mean in means:
+        by_choice[mean.choice].append(mean)
+    if not by_choice:
+        return ""
+    name, of_choice = max(by_choice.items(), key=lambda item: np.ptp([mean.mean for mean in item[1]]))
+    values = " and ".join(f"{points(mean.mean)} with {mean.value}" for mean in of_choice)
+    return f"It depends most on {name}: on average {values}."
 
 
 def _summary(readings: Sequence[Reading], p: float) -> str:

@@ -36,13 +36,14 @@ from harness.report.parts import (
     val_share,
 )
 from harness.report.seeds import OverSeeds, over_seeds
-from harness.report.specification import Specification, specification
+from harness.report.specification import Specification, choices, specification
 from harness.report.text import bytes_, count, execution, flatten, interval, percent, show
 from harness.results import DatasetRecord, EnsembleRecord, Experiment, MeasurementSet, Run, StageRecord
 
 __all__ = ["ExperimentView", "Point", "RunView", "Scatter", "experiment_view", "run_view"]
 
 FEW_RUNS = 6
+FEW_CHOICES = 3
 
 
 # --- pieces that both pages show -------------------------------------------------------------------------------------
@@ -131,10 +132,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A run in Table 1; ``run`` is None for a network of the paper that was not run."""
+    """A run in Table 1; ``run`` is None for a network of the paper that was not run. ``differs`` says in which options
+    it differs from others of the experiment, or its reading's number where these are many.
+    """
 
     name: str
     run: RunRef | None
+    differs: str
     cells: tuple[Cell, ...]
 
 
@@ -361,6 +365,7 @@ def _cell(
 
 def _rows(runs: Sequence[Run], stages: Sequence[str], paper: Paper | None, axis: Axis) -> Iterator[Row]:
     published = paper.backbones if paper else {}
+    differs = _differs(runs)
     for run in runs:
         cells = []
         for index, name in enumerate(stages):
@@ -369,11 +374,21 @@ def _rows(runs: Sequence[Run], stages: Sequence[str], paper: Paper | None, axis:
             figure = published.get(run.backbone, {}).get(name)
             chosen = _at_threshold(stage.threshold, stage.threshold_correct, stage.test_images) if stage else ""
             cells.append(_cell(index, axis, figure, test_share(stage), auc, _state(run, name), chosen))
-        yield Row(run.backbone, _ref(run), tuple(cells))
+        yield Row(run.backbone, _ref(run), differs[run.id], tuple(cells))
     ran = {run.backbone for run in runs}
     for name in (name for name in published if name not in ran):
         cells = [_cell(i, axis, published[name].get(stage), None, None, "not run") for i, stage in enumerate(stages)]
-        yield Row(name, None, tuple(cells))
+        yield Row(name, None, "", tuple(cells))
+
+
+def _differs(runs: Sequence[Run]) -> dict[int, str]:
+    """Say in what each run differs from others, by its id."""
+    varied = choices(runs)
+    if len(varied) <= FEW_CHOICES:
+        return {run.id: ", ".join(f"{one.name}={one.values[run.id]}" for one in varied) for run in runs}
+    numbers: dict[tuple[str, ...], int] = {}
+    read = {run.id: tuple(one.values[run.id] for one in varied) for run in runs}
+    return {run: f"reading {numbers.setdefault(values, len(numbers) + 1)}" for run, values in read.items()}
 
 
 def _at_threshold(threshold: float | None, correct: int | None, images: int | None) -> str:
