@@ -78,7 +78,10 @@ def methods_table(voters: Sequence[tuple[Run, str]], ensembles: Sequence[Ensembl
     """Members, each a run after a stage, and rules over them: test accuracy with its Wilson 95 % interval, and AUC."""
     stages = ", ".join(dict.fromkeys(stage for _, stage in voters))
     table = Table(title=f"Test images, {len(voters)} members after {escape(stages)}", title_justify="left")
-    columns = (("run", "right"), ("what", "left"), ("weights", "left"), ("accuracy", "right"), ("AUC", "right"))
+    columns = (
+        ("run", "right"), ("what", "left"), ("weights", "left"), ("accuracy", "right"),
+        ("at validation's threshold", "right"), ("AUC", "right"),
+    )  # fmt: skip
     for heading, side in columns:
         table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
     for run, stage in voters:
@@ -86,11 +89,13 @@ def methods_table(voters: Sequence[tuple[Run, str]], ensembles: Sequence[Ensembl
         auc = "" if found is None or found.test_auc is None else f"{found.test_auc:.4f}"
         weights = run.weights.kind if run.weights else ""
         name = run.backbone if stages == stage else f"{run.backbone} after {stage}"
-        table.add_row(str(run.id), escape(name), weights, _tested(found), auc)
+        chosen = "" if found is None else _chosen(found.threshold_correct, found.test_images)
+        table.add_row(str(run.id), escape(name), weights, _tested(found), chosen, auc)
     table.add_section()
     for record in sorted(ensembles, key=lambda record: record.method):
         auc = "" if record.auc is None else f"{record.auc:.4f}"
-        table.add_row("", escape(record.method), "", _accuracy(record.correct, record.images), auc)
+        chosen = _chosen(record.threshold_correct, record.images)
+        table.add_row("", escape(record.method), "", _accuracy(record.correct, record.images), chosen, auc)
     return table
 
 
@@ -130,6 +135,10 @@ def _tested(stage: StageRecord | None) -> str:
     if stage is None or stage.test_correct is None or not stage.test_images:
         return ""
     return _accuracy(stage.test_correct, stage.test_images)
+
+
+def _chosen(correct: int | None, images: int | None) -> str:
+    return _accuracy(correct, images) if correct is not None and images else ""
 
 
 def _accuracy(correct: int, images: int) -> str:
