@@ -98,7 +98,7 @@ def make_plan(request: Request) -> Plan:
         begun, schedule_record = registry.load(plugin, Schedule), plugin.record
     else:
         begun = Schedule.model_construct(**{name: getattr(composed, name) for name in Schedule.model_fields})
-        schedule_record = PluginRecord("schedule", composed.name, origin, "")
+        schedule_record = PluginRecord("schedule", composed.name, f"recipe {request.recipe}", "")
     stages = request.stages if request.stages is not None else recipe.stages
     dataset = registry.load(dataset_plugin, Dataset)
     backbones = [plugin.name for plugin in chosen["backbone"]]

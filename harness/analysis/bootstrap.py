@@ -25,6 +25,7 @@ from harness.errors import DataError
 __all__ = ["Bootstrap", "clustered_bootstrap", "clustered_mean"]
 
 DRAWS = 2000
+AT_ONCE = 100_000  # groups that are drawn in one go
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def clustered_mean(
     values = np.asarray(outcomes, np.float64)
     codes, number = _codes(groups, len(values))
     sums, sizes = np.bincount(codes, values, number), np.bincount(codes, minlength=number)
-    found = [float(times @ sums) / float(times @ sizes) for times in _draws(number, draws, seed)]
+    found = np.concatenate([times @ sums / (times @ sizes) for times in _draws(number, draws, seed)]).tolist()
     return _bootstrap(float(values.mean()), found, number, confidence)
 
 
@@ -97,7 +98,7 @@ def clustered_bootstrap(
     """
     images = np.arange(len(np.asarray(groups)))
     codes, number = _codes(groups, len(images))
-    found = [statistic(np.repeat(images, times[codes])) for times in _draws(number, draws, seed)]
+    found = [statistic(np.repeat(images, one[codes])) for times in _draws(number, draws, seed) for one in times]
     return _bootstrap(statistic(images), found, number, confidence)
 
 
@@ -110,10 +111,13 @@ def _codes(groups: Sequence[str] | ArrayLike, images: int) -> tuple[NDArray[np.i
 
 
 def _draws(groups: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each group is drawn, (groups,)."""
+    """Yield how often each group is drawn, (some draws, groups), until there are as many draws as asked for."""
     generator = np.random.default_rng(seed)
-    for _ in range(draws):
-        yield np.bincount(generator.integers(groups, size=groups), minlength=groups)
+    at_once = max(1, AT_ONCE // groups)
+    for begin in range(0, draws, at_once):
+        number = min(at_once, draws - begin)
+        drawn = generator.integers(groups, size=(number, groups)) + groups * np.arange(number)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=number * groups).reshape(number, groups)
 
 
 def _bootstrap(value: float | None, found: Sequence[float | None], groups: int, confidence: float) -> Bootstrap:

@@ -148,3 +148,34 @@ def test_bad_input_is_one_message(
     done = harness("run", *arguments, "--data", "phantom", PYTHONPATH=str(test_plugins))
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
+
+
+def test_a_curve_of_readings_goes_on_and_stands_in_the_report(
+    harness: Harness, test_plugins: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "open.toml").write_text(
+        'experiment = "open"\nplugins = ["tiny", "phantom"]\nweights = "random"\n[readings]\n'
+        '"frozen.batch_norm" = ["train", "eval"]\n"frozen.optimizer.momentum" = [0.9, 0.0]\n'
+        '"last epoch" = [{}, { "frozen.checkpoint" = "last", "finetune.checkpoint" = "last" }]\n'
+    )
+    short = ["--set", "frozen.epochs=1", "--set", "finetune.epochs=1", *SMALL[1:]]
+    curve = ["spec-curve", "open.toml", *short]
+    done = harness(*curve, "--readings", "4", "--json", PYTHONPATH=str(test_plugins))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["experiment"] == "open-readings"
+    assert found["specification"]["readings"] == 4
+    (conclusion,) = found["specification"]["conclusions"]
+    assert conclusion["title"] == "tiny: finetune less frozen"
+    assert len(conclusion["readings"]) == 4
+    more = harness(*curve, "--readings", "8", PYTHONPATH=str(test_plugins))
+    assert more.returncode == 0, more.stderr
+    assert more.stderr.count("recorded already") == 4
+    assert "of 8 readings" in " ".join(more.stdout.split())
+    assert "It depends most on" in " ".join(more.stdout.split())
+    report = harness("report", "--out", "pages")
+    assert report.returncode == 0, report.stderr
+    assert "what holds under 8 readings" in (tmp_path / "pages" / "index.html").read_text()
+    few = harness(*curve, "--readings", "6", PYTHONPATH=str(test_plugins))
+    assert few.returncode == 2
+    assert "has 2, 4, 8, 16" in few.stderr

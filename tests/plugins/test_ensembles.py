@@ -130,7 +130,7 @@ def test_all_rules_on_stored_runs(harness: Harness, tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["majority_vote"]["correct"] == 527
     assert all(record["images"] == 624 and record["auc"] > 0.8 for record in found.values())
-    first = harness("ensemble", "--where", "id >= 7", "--method", "stacking", "--stage", "frozen")
+    first = harness("ensemble", "--where", "id >= 7 and id <= 9", "--method", "stacking", "--stage", "frozen")
     assert first.returncode == 0, first.stderr
     assert "stacking" in first.stdout
     assert "3 members after frozen" in first.stdout
