@@ -66,7 +66,7 @@ def _draw(chart: Any, name: str, prefix: str) -> Markup:
         name: what a screen reader says of it.
         prefix: put before each id, so that charts of one page do not clash.
     """
-    spec = chart.to_dict()
+    spec = chart.to_dict(validate=False)  # Vega says what is wrong with it; altair's check takes half the time
     spec["config"] = _CONFIG
     drawn = _EMPTY.sub("", vl_convert.vegalite_to_svg(spec))
     # vl-convert counts ids through the life of a process: count them anew
