@@ -6,6 +6,7 @@ written in TOML and read from a database.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -180,7 +181,8 @@ class OneCycleLR(_Bounded):
             optimizer,
             max_lr=self.max,
             total_steps=steps,
-            pct_start=self.up,
+            # torch's first phase would have no length where it is one step of them
+            pct_start=self.up + 1e-9 if math.isclose(self.up * steps, 1) else self.up,
             div_factor=self.max / self.base,
             final_div_factor=1 / self.last,
             cycle_momentum=self.cycle_momentum,
@@ -353,11 +355,13 @@ class Focal(Loss):
 
     def make(self, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the loss; torchvision's is of classes that do not exclude each other."""
+        import torch
         from torch.nn import functional as F  # noqa: N812
 
         def loss(logits: Tensor, labels: Tensor) -> Tensor:
             each = F.cross_entropy(logits, labels, reduction="none")
-            each = each * (1 - (-each).exp()) ** self.gamma
+            # a power below 1 has no slope at 0, where an image that is surely right stands
+            each = each * (-torch.expm1(-each)).clamp_min(1e-12) ** self.gamma
             if weights is None:
                 return each.mean()
             of_image = weights[labels]

@@ -24,7 +24,12 @@ def blocks_of(module: nn.Module, backbone: Backbone) -> list[list[nn.Parameter]]
     half = _size(module) / 2
     found: list[list[nn.Parameter]] = []
     loose: list[nn.Parameter] = []
-    for parameters, between_layers in _pieces("", module, backbone, half):
+    seen: set[int] = set()
+    for pieces, between_layers in _pieces("", module, backbone, half):
+        parameters = [one for one in pieces if id(one) not in seen]  # a layer may stand in several places
+        seen.update(map(id, parameters))
+        if not parameters:
+            continue
         if between_layers:
             loose += parameters
         elif found and all(parameter.ndim <= 1 for parameter in parameters):

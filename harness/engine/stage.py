@@ -234,7 +234,7 @@ class Trainer:
         if len(epochs) < stage.epochs:
             self._note(f"{stage.name} ends after epoch {len(epochs)}: no better one for {stage.patience} epochs")
         if work.average.mean:
-            with self._averaged(work):
+            with self._averaged(work, epochs[-1].epoch):
                 mean = self._copy()
             self.load(mean)
         tested = epochs[-1]
@@ -517,7 +517,7 @@ class Trainer:
         if stage.lr.step_every == "epoch":
             work.rates.step()
         work.average.after_epoch(epoch)
-        with self._averaged(work):
+        with self._averaged(work, epoch):
             logits_val = torch.from_numpy(self._predict("val", work))
             labels_val = self.splits["val"].labels
             result = EpochResult(
@@ -537,12 +537,12 @@ class Trainer:
         return result
 
     @contextmanager
-    def _averaged(self, work: _Work) -> Iterator[None]:
-        """Give the network the weights that are evaluated, where those are an average."""
+    def _averaged(self, work: _Work, epoch: int) -> Iterator[None]:
+        """Give the network the weights that are evaluated after an epoch, where those are an average."""
         stage = work.stage
         with work.average.in_place() as averaged:
             if averaged and stage.swa is not None and stage.batch_norm == "train":
-                plan = self._plan(stage, len(work.epochs) or 1)
+                plan = self._plan(stage, epoch)
                 with autocast(self.device, self.precision):
                     update_bn(self._augmented(plan, stage.batch_size), self.module)
             yield

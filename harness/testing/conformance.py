@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -119,7 +120,10 @@ def _is_named_well(plugin: Plugin) -> None:
     )
     distribution = plugin.entry_point.dist
     require(distribution is not None, "no distribution has it")
-    needed = [Requirement(text).name for text in (distribution.requires or [])] if distribution else []
+    requirements = [Requirement(text) for text in (distribution.requires or [])] if distribution else []
+    needed = [
+        canonicalize_name(one.name) for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})
+    ]
     require(
         plugin.distribution == HARNESS or HARNESS in needed,
         f"{plugin.distribution} {plugin.version} does not name {HARNESS} among its dependencies",

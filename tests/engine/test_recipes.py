@@ -276,3 +276,40 @@ def test_of_several_views_mean_probabilities_count(views: str, number: int, trai
 def test_what_does_not_fit_together_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _stage(**options)
+
+
+def test_a_layer_that_stands_in_two_places_is_trained_once() -> None:
+    shared = nn.Linear(4, 4)
+    module = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared, nn.Linear(4, 4)), nn.Linear(4, 2))
+
+    class Twice(Backbone):
+        head = "3"
+
+        def architecture(self, *, auxiliary: bool) -> nn.Module:
+            return module
+
+    found = [parameter for block in blocks_of(module, Twice()) for parameter in block]
+    assert len(found) == len(set(map(id, found))) == 4
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_has_a_slope_where_an_image_is_surely_right(gamma: float) -> None:
+    logits = torch.tensor([[40.0, 0.0], [0.3, 0.1]], requires_grad=True)
+    loss = Focal(gamma=gamma).make(None)(logits, torch.tensor([0, 1]))
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    p = logits.detach().softmax(dim=1)[1, 1]
+    assert loss.item() == pytest.approx(float(-(p.log()) * (1 - p) ** gamma) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("up", "steps"), [(0.1, 10), (0.5, 2), (0.2, 5)])
+def test_one_cycle_may_rise_within_one_step(up: float, steps: int) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.01, momentum=0.9)
+    scheduler = OneCycleLR(base=0.01, max=0.1, up=up).scheduler(optimizer, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step() if len(rates) < steps else None
+    assert all(0 < rate <= 0.1 + 1e-9 for rate in rates)

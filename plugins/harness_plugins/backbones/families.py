@@ -77,7 +77,8 @@ class _OfTorchvision(Backbone):
         del auxiliary
         from torchvision.models import get_model
 
-        module: nn.Module = get_model(self._name, weights=None)
+        size = {"image_size": self.input_size} if self._name.startswith("vit_") else {}  # of their weights
+        module: nn.Module = get_model(self._name, weights=None, **size)
         return module
 
     def adapt_state_dict(self, state: Mapping[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
