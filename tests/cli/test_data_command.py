@@ -50,7 +50,7 @@ def test_the_real_data_set(harness: Harness, real_images: Path) -> None:
         (["add", "phantom", "--from", "missing.zip"], "takes no images from outside"),
         (["add", "chest-rays", "--from", "x"], "Did you mean chest-xray"),
         (["show", "imagefolder"], "data.path"),
-        (["show", "chest-xray", "--set", "data.split=patient"], "'paper' or 'grouped'"),
+        (["show", "chest-xray", "--set", "data.split=patient"], "'paper', 'grouped' or 'folds'"),
         (["audit", "chest-xray"], "have not been added"),
         (["audit", "imagefolder:missing"], "there is nothing at"),
         (["audit", "phantom", "--set", "data.split=grouped"], "nothing is called 'split' in 'data'"),

@@ -155,7 +155,7 @@ def test_a_curve_of_readings_goes_on_and_stands_in_the_report(
 ) -> None:
     (tmp_path / "open.toml").write_text(
         'experiment = "open"\nplugins = ["tiny", "phantom"]\nweights = "random"\n[readings]\n'
-        '"frozen.batch_norm" = ["train", "eval"]\n"frozen.optimizer.momentum" = [0.9, 0.0]\n'
+        '"frozen.batch_norm" = ["train", "eval"]\n"frozen.lr.cycle_momentum" = [true, false]\n'
         '"last epoch" = [{}, { "frozen.checkpoint" = "last", "finetune.checkpoint" = "last" }]\n'
     )
     short = ["--set", "frozen.epochs=1", "--set", "finetune.epochs=1", *SMALL[1:]]
