@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.api import Ensemble
-from harness.errors import DataError
+from harness.errors import DataError, HarnessError, PluginError
 
 __all__ = ["Candidate", "Diversity", "candidates", "diversity", "oracle", "score"]
 
 FOLDS = 5
+_LEAVE = "Name the other rules by --method"
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,10 @@ def score(
     """Score every subset of two members or more by every rule, and return all, the best first.
 
     The score is Brier's, which is proper, is defined for shares of votes too, where a log loss may not be, and tells
-    apart what accuracy of a few hundred images does not. Rules that are fitted are fitted to four fifths of the images
-    and scored on the last, five times over, patients whole, so that they compare with those that are not. Of equals the
-    one with fewer members is better, then that of the first members and rules.
+    apart what accuracy of a few hundred images does not. Where a rule is fitted, it is fitted to four fifths of the
+    images and scored on the last, five times over, patients whole, since on what it was fitted to it would always win;
+    all rules are then scored fifth by fifth, so that they compare (one that ranks images sees as many of them as the
+    others do). Of equals the one with fewer members is better, then that of the first members and rules.
 
     Args:
         probabilities: of the members for validation images, (members, n, classes).
@@ -73,23 +75,32 @@ def score(
         watch: told how many candidates of how many are done.
 
     Raises:
-        DataError: there are fewer than two patients, so that nothing can be fitted to some and scored on others.
+        DataError: a class is of fewer than two patients, so that nothing can be fitted to some and scored on others.
+        PluginError: a rule failed, or its scores are not finite.
     """
     truth = np.asarray(labels)
-    folds = list(_folds(truth, groups)) if any(map(_is_fitted, rules.values())) else []
+    everything = np.arange(len(truth))
+    folds = _folds(truth, groups) if any(map(_is_fitted, rules.values())) else [(everything, everything)]
+    parts = [(probabilities[:, fit], truth[fit], probabilities[:, held], held) for fit, held in folds]
     wanted = np.eye(probabilities.shape[2])[truth]
     subsets = [s for size in range(2, len(probabilities) + 1) for s in combinations(range(len(probabilities)), size)]
     found = []
     for subset in subsets:
-        chosen = probabilities[list(subset)]
+        chosen = list(subset)
         for name, rule in rules.items():
             scores = np.empty_like(wanted)
-            if _is_fitted(rule):
-                for fit, held in folds:
-                    scores[held] = rule.fit(chosen[:, fit], truth[fit]).combine(chosen[:, held]).scores
-            else:
-                scores = rule.combine(chosen).scores
-            found.append(Candidate(subset, name, float(((scores - wanted) ** 2).sum(axis=1).mean())))
+            try:
+                for of_fit, fit_labels, of_held, held in parts:
+                    fitted = rule.fit(of_fit[chosen], fit_labels) if _is_fitted(rule) else rule
+                    scores[held] = fitted.combine(of_held[chosen]).scores
+            except HarnessError:
+                raise
+            except Exception as error:  # a plugin's, whatever it raises
+                raise PluginError(f"the rule {name} failed: {type(error).__name__}: {error}. {_LEAVE}") from error
+            brier = float(((scores - wanted) ** 2).sum(axis=1).mean())
+            if not np.isfinite(brier):
+                raise PluginError(f"the rule {name} gave a score that is not finite. {_LEAVE}")
+            found.append(Candidate(subset, name, brier))
         watch(len(found), len(subsets) * len(rules))
     order = {name: place for place, name in enumerate(rules)}
     # scores of the same images in another order differ in their last digits
@@ -127,7 +138,7 @@ def _is_fitted(rule: Ensemble) -> bool:
     return type(rule).fit is not Ensemble.fit
 
 
-def _folds(labels: NDArray[np.int64], groups: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _folds(labels: NDArray[np.int64], groups: Sequence[str]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
     patients = [len(set(np.asarray(groups)[labels == label])) for label in np.unique(labels)]
@@ -137,4 +148,4 @@ def _folds(labels: NDArray[np.int64], groups: Sequence[str]) -> Iterator[tuple[N
             "a class of the validation images is of a single patient, so that no rule can be fitted to some patients "
             "and scored on others"
         )
-    return iter(StratifiedGroupKFold(number, shuffle=True, random_state=0).split(labels, labels, groups))
+    return list(StratifiedGroupKFold(number, shuffle=True, random_state=0).split(labels, labels, groups))
