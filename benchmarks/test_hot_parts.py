@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from torchvision import transforms
 from database_size import fill
 from harness import registry
 from harness.analysis import metrics
-from harness.analysis.ensemble import combine_runs
+from harness.analysis.ensemble import combine_runs, member_probabilities
+from harness.analysis.laboratory import score
 from harness.api import Backbone, Ensemble, ImageRef, ImageSplits
 from harness.data.augment import Augment, View
 from harness.data.decode import decode
@@ -40,11 +42,16 @@ from harness.engine.rates import Rates, optimizer_of
 from harness.engine.stage import Trainer, _Work
 from harness.engine.steps import Shown
 from harness.report.render import render_report
-from harness.results import PluginRecord
+from harness.results import Run
 from harness.store import open_store
 from harness_plugins.schedules.paper import PAPER
 
 N, BATCH = 128, 32
+EXAMPLE = Path(__file__).parent.parent / "benchmark.db.example"
+RULES = (
+    "majority_vote", "mean_probability", "median_probability", "rank_average", "weighted_mean", "greedy_selection",
+    "stacking",
+)  # fmt: skip
 CPU = torch.device("cpu")
 FROZEN, FINETUNE = (stage.model_copy(update={"batch_norm": "eval"}) for stage in PAPER.stages)
 
@@ -255,10 +262,40 @@ def test_vote_baseline_counter_in_a_loop(benchmark, thousand: Path) -> None:
 def test_vote(benchmark, thousand: Path) -> None:
     method = registry.find("ensemble", "majority_vote")
     rule = registry.load(method, Ensemble)
-    record = PluginRecord("ensemble", "majority_vote", method.distribution, method.version)
     with open_store(str(thousand), create=False) as store:
-        runs = [store.run(run_id) for run_id in (3, 4, 5)]
-    benchmark(lambda: combine_runs(rule, record, runs, "frozen"))
+        voters = [(store.run(run_id), "frozen") for run_id in (3, 4, 5)]
+    benchmark(lambda: combine_runs(rule, method.record, voters))
+
+
+@pytest.fixture(scope="module")
+def voters() -> list[tuple[Run, str]]:
+    """Eight runs on the same real images."""
+    with open_store(str(EXAMPLE), create=False) as store:
+        return [(store.run(run_id), "frozen") for run_id in range(26, 34)]
+
+
+def _rules() -> dict[str, Ensemble]:
+    return {name: registry.load(registry.find("ensemble", name), Ensemble) for name in RULES}
+
+
+@pytest.mark.benchmark(group=f"every subset of 8 runs by {len(RULES)} rules, on validation images")
+def test_search_baseline_combine_runs_subset_by_subset(benchmark, voters: list[tuple[Run, str]]) -> None:
+    """Which scores rules on the images they were fitted to, once, where the search fits and scores five times."""
+    subsets = [s for size in range(2, len(voters) + 1) for s in combinations(voters, size)]
+
+    def search() -> None:
+        for name, rule in _rules().items():
+            record = registry.find("ensemble", name).record
+            for subset in subsets:
+                combine_runs(rule, record, subset, "val")
+
+    benchmark.pedantic(search, rounds=1)
+
+
+@pytest.mark.benchmark(group=f"every subset of 8 runs by {len(RULES)} rules, on validation images")
+def test_search(benchmark, voters: list[tuple[Run, str]]) -> None:
+    val = next(one for one in voters[0][0].dataset.splits if one.name == "val")
+    benchmark.pedantic(lambda: score(member_probabilities(voters, "val"), val.labels, val.groups, _rules()), rounds=1)
 
 
 @pytest.mark.benchmark(group="report over 1,000 runs")
