@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from harness.analysis.laboratory import Diversity, candidates, diversity, oracle, score
-from harness.errors import DataError
-from harness_plugins.ensembles.fitted import Stacking, WeightedMean
+from harness.api import Combined, Ensemble
+from harness.errors import DataError, PluginError
+from harness_plugins.ensembles.fitted import RankAverage, Stacking, WeightedMean
 from harness_plugins.ensembles.voting import MajorityVote, MeanProbability
 
 RULES = {"mean": MeanProbability(), "weighted": WeightedMean(), "stacking": Stacking(), "vote": MajorityVote()}
@@ -67,3 +69,43 @@ def test_diversity_is_that_of_the_book() -> None:
     assert oracle(labels, [one, other]) == 90
     perfect = diversity(labels, [labels, labels])[0]
     assert (perfect.overlap, perfect.q, perfect.disagreement) == (None, None, 0.0)
+
+
+def test_all_rules_are_scored_on_the_same_fifths() -> None:
+    """One that ranks images would rank them all, where a fitted one is asked for a fifth at a time."""
+    probabilities, labels, groups = _members(100, [1.0, 0.5])
+    rules = {"ranks": RankAverage(), "stacking": Stacking()}
+    found = {one.rule: one.brier for one in score(probabilities, labels, groups, rules)}
+    expected = {name: np.empty((100, 2)) for name in rules}
+    folds = list(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, groups))
+    for fit, held in folds:
+        patients = np.asarray(groups)
+        assert not set(patients[fit]) & set(patients[held])
+        for name, rule in rules.items():
+            fitted = rule.fit(probabilities[:, fit], labels[fit])
+            expected[name][held] = fitted.combine(probabilities[:, held]).scores
+    for name in rules:
+        assert found[name] == pytest.approx(((expected[name] - np.eye(2)[labels]) ** 2).sum(axis=1).mean())
+    alone = score(probabilities, labels, groups, {"ranks": RankAverage()})[0].brier
+    assert alone != pytest.approx(found["ranks"], abs=1e-9)
+
+
+class _Broken(Ensemble):
+    def combine(self, probabilities: np.ndarray) -> Combined:
+        raise KeyError("weights")
+
+
+class _Undefined(Ensemble):
+    def combine(self, probabilities: np.ndarray) -> Combined:
+        n, classes = probabilities.shape[1:]
+        return Combined(np.zeros(n, np.int64), np.full((n, classes), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [(_Broken(), "the rule mine failed: KeyError"), (_Undefined(), "mine gave a score that is not")],
+)
+def test_a_rule_that_fails_is_named(rule: Ensemble, message: str) -> None:
+    probabilities, labels, groups = _members(20, [1.0, 1.0])
+    with pytest.raises(PluginError, match=f"{message}.*--method"):
+        score(probabilities, labels, groups, {"mean": MeanProbability(), "mine": rule})

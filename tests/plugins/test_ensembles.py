@@ -89,6 +89,23 @@ def test_stacking_is_scikit_learns_regression_on_log_probabilities() -> None:
         Stacking().fit(MEMBERS, np.zeros(400, np.int64))
 
 
+def test_stacking_of_three_classes_is_scikit_learns_too() -> None:
+    labels = np.arange(300) % 3
+    raw = DRAWS.normal(size=(2, 300, 3)) + 1.5 * np.eye(3)[labels]
+    members = np.exp(raw) / np.exp(raw).sum(axis=2, keepdims=True)
+    inputs = np.log(members).transpose(1, 0, 2).reshape(300, 6)
+    expected = LogisticRegression(tol=1e-8, max_iter=1000).fit(inputs, labels).predict_proba(inputs)
+    assert Stacking().fit(members, labels).combine(members).scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_stacking_of_members_that_are_always_right_and_sure_has_an_end() -> None:
+    right = np.repeat(np.eye(2)[LABELS][None], 4, axis=0)
+    found = Stacking().fit(right, LABELS).combine(right)
+    inputs = np.log(np.maximum(right, 1e-7)).transpose(1, 0, 2).reshape(400, 8)
+    expected = LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(inputs, LABELS).predict_proba(inputs)
+    assert found.scores == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("rule", [WeightedMean, GreedySelection, Stacking])
 def test_a_rule_that_was_not_fitted_says_so(rule: type) -> None:
     with pytest.raises(DataError, match="not fitted"):
