@@ -90,11 +90,9 @@ def search_ensembles(store: Store, into: Experiment, voters: Voters, plugins: Se
 
 
 def _leak_into_val(passport: Passport | None) -> str | None:
-    """Return why validation images are too easy, where the passport says so."""
-    if passport is None or passport.verdict != "leaky":
-        return None
-    leaks = any("val" in (one.first, one.second) and one.images for one in passport.overlaps)
-    return passport.because if leaks else None
+    """Return why validation figures are too good, where the passport says that they are."""
+    leaks = [one.text for one in passport.reasons if one.verdict == "leaky" and "val" in one.spoils] if passport else []
+    return "; ".join(leaks) or None
 
 
 def _predicted(voters: Voters, split: str) -> Predicted:

@@ -31,6 +31,7 @@ def _execute(database: Path, statement: str, *values: object) -> int:
         return connection.execute(statement, values).rowcount
 
 
+BEGIN_WITH = "UPDATE predictions SET logits = CAST(? || substr(logits, 5) AS BLOB)"
 OF_RUN = "stage_id IN (SELECT id FROM stages WHERE run_id = ?)"
 
 
@@ -94,7 +95,22 @@ def test_the_table_marks_what_was_not_used(harness: Harness, database: Path) -> 
     done = harness("ensemble", "--search", "--runs", "26,27,28", "--method", "mean_probability,majority_vote")
     assert done.returncode == 0, done.stderr
     assert "not used for the choice" in done.stdout
-    assert "optimistic" not in done.stderr  # these runs' validation images share no patient with training
+    assert "optimistic" not in done.stderr
+
+
+@pytest.mark.parametrize("spoilt", ["val", "test"])
+def test_a_leak_is_told_where_it_is_into_validation(harness: Harness, database: Path, spoilt: str) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for fingerprint, text in connection.execute("SELECT fingerprint, passport FROM datasets").fetchall():
+            passport = json.loads(text)
+            for reason in passport["reasons"]:
+                if reason["verdict"] == "leaky":
+                    reason["spoils"] = [spoilt]
+            changed = json.dumps(passport)
+            connection.execute("UPDATE datasets SET passport = ? WHERE fingerprint = ?", (changed, fingerprint))
+    done = harness("ensemble", "--search", "--runs", "7,8", "--method", "mean_probability")
+    assert done.returncode == 0, done.stderr
+    assert ("The choice is optimistic: 120 of 300" in done.stderr) == (spoilt == "val")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +131,7 @@ def test_the_table_marks_what_was_not_used(harness: Harness, database: Path) -> 
         ),
         (
             (
-                f"UPDATE predictions SET logits = CAST(? || substr(logits, 5) AS BLOB) WHERE split = 'val' AND {OF_RUN}",
+                f"{BEGIN_WITH} WHERE split = 'val' AND {OF_RUN}",
                 np.float32("nan").tobytes(),
                 8,
             ),
@@ -124,7 +140,7 @@ def test_the_table_marks_what_was_not_used(harness: Harness, database: Path) -> 
         ),
         (
             (
-                f"UPDATE predictions SET logits = CAST(? || substr(logits, 5) AS BLOB) WHERE split = 'test' AND {OF_RUN}",
+                f"{BEGIN_WITH} WHERE split = 'test' AND {OF_RUN}",
                 np.float32("nan").tobytes(),
                 8,
             ),
