@@ -87,57 +87,20 @@ class GreedySelection(_Weighted):
 class Stacking(Ensemble):
     """A logistic regression on the members' log probabilities, fitted to validation images (Wolpert 1992)."""
 
-    def __init__(self, coefficients: NDArray[np.float64] | None = None) -> None:
-        self._coefficients = coefficients  # (members x classes + 1, classes), the last row added to all
+    def __init__(self, regression: Any = None) -> None:
+        self._regression = regression
 
     def fit(self, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Stacking:
         """Fit the regression."""
-        classes = probabilities.shape[2]
-        if len(np.unique(labels)) < classes:
-            raise DataError("stacking needs validation images of every class")
-        if classes == 2:
-            odds = _regression_of_two(_log(probabilities), labels)
-            return Stacking(np.stack([np.zeros_like(odds), odds], axis=1))
         from sklearn.linear_model import LogisticRegression
 
-        found = LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(_log(probabilities), labels)
-        return Stacking(np.vstack([found.coef_.T, found.intercept_]))
+        if len(np.unique(labels)) < probabilities.shape[2]:
+            raise DataError("stacking needs validation images of every class")
+        return Stacking(LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(_log(probabilities), labels))
 
     def combine(self, probabilities: NDArray[np.float64]) -> Combined:
         """Combine probabilities (members, n, classes)."""
-        from scipy.special import softmax
-
-        *weights, constant = _fitted(self._coefficients)
-        return _highest(softmax(_log(probabilities) @ np.stack(weights) + constant, axis=1))
-
-
-def _regression_of_two(inputs: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return what scikit-learn's ``LogisticRegression()`` finds for two classes, a weight an input and the intercept.
-
-    Newton's method with the steps halved where they go too far. scikit-learn takes four times as long for so few
-    images, most of it in its own Python, and a search fits thousands.
-    """
-    from scipy.special import expit
-
-    design = np.column_stack([inputs, np.ones(len(inputs))])
-    penalty = np.append(np.ones(inputs.shape[1]), 0.0)
-    sign = 2 * labels - 1
-
-    def loss(weights: NDArray[np.float64]) -> float:
-        return float(np.logaddexp(0, -sign * (design @ weights)).sum() + (penalty * weights**2).sum() / 2)
-
-    weights = np.zeros(design.shape[1])
-    now = loss(weights)
-    for _ in range(100):
-        positive = expit(design @ weights)
-        slope = design.T @ (positive - labels) + penalty * weights
-        step = np.linalg.solve((design.T * (positive * (1 - positive))) @ design + np.diag(penalty), slope)
-        if slope @ step < 1e-12:
-            break
-        while (then := loss(weights - step)) > now and np.abs(step).max() > 1e-12:
-            step = step / 2
-        weights, now = weights - step, then
-    return weights
+        return _highest(_fitted(self._regression).predict_proba(_log(probabilities)))
 
 
 def _of_truth(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
