@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis.metrics import auc, classify, correct, log_odds
 from harness.errors import DataError
 
-__all__ = ["ClassFigures", "Figures", "calibration_error", "figures"]
+__all__ = ["ClassFigures", "Figures", "brier", "calibration_error", "figures", "log_loss"]
 
 BINS = 15
 
@@ -105,8 +105,8 @@ def figures(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | 
         f1=_mean([one.f1 for one in summed]),
         auc=auc(truth, scores),
         average_precision=_mean([one.average_precision for one in summed]),
-        log_loss=_log_loss(truth, scores) if known else None,
-        brier=_brier(truth, scores) if known else None,
+        log_loss=log_loss(truth, scores) if known else None,
+        brier=brier(truth, scores) if known else None,
         calibration_error=calibration_error(truth, scores),
         classes=classes,
     )
@@ -160,13 +160,23 @@ def _mean(found: list[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def _log_loss(truth: NDArray[np.int64], scores: NDArray[np.float64]) -> float | None:
-    """scikit-learn's clips probabilities of 0, which hides that the loss has no bound."""
+def log_loss(truth: NDArray[np.int64], scores: NDArray[np.float64]) -> float | None:
+    """Return the mean of minus the log probability of the true class, in nats; None where one got 0.
+
+    scikit-learn's clips probabilities of 0, which hides that the loss has no bound.
+
+    Args:
+        truth: (n,), from 0; at least one.
+        scores: probabilities (n, classes), none of them NaN.
+    """
     with np.errstate(divide="ignore"):
         return _defined(-np.log(scores[np.arange(len(truth)), truth]).mean())
 
 
-def _brier(truth: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
-    """scikit-learn's refuses rows that do not sum to one to the last digits, as of float32."""
+def brier(truth: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    """Return the Brier score, as of :class:`Figures`; arguments as of :func:`log_loss`.
+
+    scikit-learn's refuses rows that do not sum to one to the last digits, as of float32.
+    """
     squares = (scores - np.eye(scores.shape[1])[truth]) ** 2
     return float((squares[:, 1] if scores.shape[1] == 2 else squares.sum(axis=1)).mean())

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.bootstrap import clustered_mean
-from harness.analysis.figures import Figures, figures
+from harness.analysis.figures import Figures, brier, calibration_error, figures, log_loss
 from harness.analysis.metrics import classify, softmax
 from harness.analysis.roc import auc_interval
 from harness.analysis.validation import classify_at
@@ -77,7 +77,7 @@ def merit(run: Run, stage: StageRecord) -> Merit | None:
     at_threshold = None if decided is None else figures(split.labels, probabilities, decided)
     cooled = None
     if stage.temperature is not None:
-        cooled = figures(split.labels, softmax(logits / np.float32(stage.temperature)))
+        cooled = softmax(logits / np.float32(stage.temperature))
     return Merit(
         stage=stage.name,
         index=stage.index,
@@ -117,7 +117,7 @@ def _rows(
     probabilities: NDArray[np.float64],
     plain: Figures,
     at_threshold: Figures | None,
-    cooled: Figures | None,
+    cooled: NDArray[np.float64] | None,
 ) -> list[MeritRow]:
     def accuracy(found: Figures | None) -> str:
         if found is None:
@@ -147,8 +147,13 @@ def _rows(
             after = _share(getattr(at_threshold, name)) if at_threshold else ""
             rows.append(MeritRow(words, _share(getattr(plain, name)), after))
     rows += [MeritRow("AUC", auc, ""), MeritRow("average precision", _figure(plain.average_precision), "")]
-    for name, words in (("log_loss", "log loss"), ("brier", "Brier score"), ("calibration_error", "calibration error")):
-        rows.append(MeritRow(words, _figure(getattr(plain, name)), _figure(getattr(cooled, name)) if cooled else ""))
+    for words, before, figure_of in (
+        ("log loss", plain.log_loss, log_loss),
+        ("Brier score", plain.brier, brier),
+        ("calibration error", plain.calibration_error, calibration_error),
+    ):
+        after = "" if cooled is None else _figure(figure_of(split.labels, cooled))
+        rows.append(MeritRow(words, _figure(before), after))
     return rows
 
 
